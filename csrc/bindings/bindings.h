@@ -1,0 +1,10 @@
+// The rooms behind the one extension module; each bind_<room>.cpp checks what Python hands over.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace molmoact2::bindings {
+
+void bind_build(pybind11::module_& module);
+
+}  // namespace molmoact2::bindings

@@ -1,0 +1,6 @@
+#include "bindings/bindings.h"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "Compiled part of molmoact2_edge; use the Python modules that wrap it.";
+  molmoact2::bindings::bind_build(module);
+}
