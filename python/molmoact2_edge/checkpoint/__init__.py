@@ -1,0 +1,1 @@
+"""Checkpoint reading: configuration, statistics and weights, checked before use, nothing executed."""
