@@ -1,0 +1,42 @@
+"""Rotary position embedding over the two halves of a head, in float32."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class RotaryTable:
+    """Cosines and signed sines per position, grown on demand.
+
+    ``rotate(x) = x * cos + roll(x, half) * sin`` with the first half of ``sin`` negated equals the usual
+    rotate-half form with one pass fewer.
+    """
+
+    def __init__(self, head_dim: int, base: float, device: torch.device) -> None:
+        exponent = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+        self._inverse_frequency = 1.0 / (base**exponent)
+        self._half = head_dim // 2
+        self._device = device
+        self._cos = torch.empty(0, head_dim, device=device)
+        self._sin = torch.empty(0, head_dim, device=device)
+
+    def reserve(self, positions: int) -> None:
+        """Make sure that positions below ``positions`` are available."""
+        if positions <= self._cos.shape[0]:
+            return
+        # Doubling keeps the number of rebuilds logarithmic while a prompt grows.
+        length = max(positions, 2 * self._cos.shape[0])
+        angle = torch.arange(length).float()[:, None] * self._inverse_frequency[None, :]
+        sin = angle.sin()
+        self._cos = angle.cos().repeat(1, 2).to(self._device)
+        self._sin = torch.cat([-sin, sin], dim=1).to(self._device)
+
+    def rotate(self, x: Tensor, start: int) -> Tensor:
+        """Rotate ``x`` (..., positions, heads, head_dim), the first position being ``start``; keeps the dtype."""
+        positions = x.shape[-3]
+        self.reserve(start + positions)
+        cos = self._cos[start : start + positions, None, :]
+        sin = self._sin[start : start + positions, None, :]
+        x32 = x.float()
+        return torch.addcmul(x32 * cos, x32.roll(self._half, -1), sin).to(x.dtype)

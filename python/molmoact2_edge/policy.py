@@ -1,0 +1,468 @@
+"""The public face of the model: load a checkpoint, then turn camera images, an instruction and a state into actions."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from molmoact2_edge.checkpoint.config import ModelConfig
+from molmoact2_edge.checkpoint.files import Checkpoint
+from molmoact2_edge.checkpoint.norm_stats import Embodiment
+from molmoact2_edge.depth import depth_update_mask
+from molmoact2_edge.errors import InputError
+from molmoact2_edge.model.decoder import KeyValueCache
+from molmoact2_edge.model.generate import DepthDecode, Generated, decode_depth, generate
+from molmoact2_edge.model.masks import cross_attention_mask, depth_tokens
+from molmoact2_edge.model.molmoact2 import MolmoAct2
+from molmoact2_edge.openfast import OpenFast
+from molmoact2_edge.processor import ImageInputs, Processor, Prompt
+from molmoact2_edge.processor.convention import from_model, to_model
+from molmoact2_edge.timing import Stopwatch
+from molmoact2_edge.types import BoolArray, FloatArray, Image, IntArray
+
+ActionMode = Literal["continuous", "discrete"]
+
+# Discrete generation stops here when no end token came: tokens per step of the horizon, as in the public model.
+_TOKENS_PER_STEP = 16
+# The shortest allowance for what follows the last depth cell, as in the public model.
+_MIN_CLOSING_TOKENS = 8
+
+
+@dataclass(frozen=True)
+class DepthCache:
+    """What MolmoAct2-Think remembers of one frame: its first image and the depth codes of all cells."""
+
+    image: Image
+    codes: IntArray
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One chunk of actions and how it came about.
+
+    ``actions``: (n_action_steps, action_dim) float32 in the robot's own units, empty when not ``valid``;
+    ``reason`` says why. ``token_ids``: the discrete generation, else the depth tokens, as vocabulary ids, or None.
+    ``depth_codes``: (num_depth_codes,) int64 or None; ``depth_update_mask``: bool, the cells that were decoded anew,
+    or None when there was no cache; ``depth_cache`` goes into the next call. ``timing``: seconds per stage.
+    """
+
+    actions: FloatArray
+    valid: bool
+    reason: str
+    timing: dict[str, float]
+    token_ids: list[int] | None = None
+    depth_codes: IntArray | None = None
+    depth_update_mask: BoolArray | None = None
+    depth_cache: DepthCache | None = None
+
+
+@dataclass
+class Trace:
+    """Collects intermediate results of one call, to compare implementations stage by stage.
+
+    Every field is filled by the call that the trace is handed to; arrays are float32 on the CPU.
+    ``keys``, ``values``: (layers, tokens, kv_width) before the depth gate; ``context_keys``, ``context_values``:
+    (layers, heads, valid tokens, head size); ``velocities``: (steps, T, max_action_dim) before padding columns are zeroed.
+    """
+
+    images: ImageInputs | None = None
+    prompt: Prompt | None = None
+    arrays: dict[str, npt.NDArray[np.generic]] = field(default_factory=dict)
+
+    def keep(self, **tensors: Tensor) -> None:
+        """Store copies of tensors under their names."""
+        for name, tensor in tensors.items():
+            values = tensor.detach().cpu()
+            self.arrays[name] = (values.float() if values.is_floating_point() else values).numpy().copy()
+
+
+class Policy:
+    """A MolmoAct2 checkpoint ready to predict. Calls from several threads are served one after the other."""
+
+    def __init__(
+        self, model: MolmoAct2, processor: Processor, *, action_tokenizer: OpenFast | None = None
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.action_tokenizer = action_tokenizer
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_id: str | Path,
+        *,
+        device: str = "auto",
+        dtype: str = "auto",
+        offline: bool = False,
+        revision: str | None = None,
+    ) -> Policy:
+        """Load a checkpoint directory, or a Hub id through ``huggingface_hub``.
+
+        Args:
+            path_or_id: A directory in the Hugging Face or LeRobot layout, or ``owner/name``.
+            device: ``"cpu"``, ``"cuda"`` (also ``"cuda:1"``) or ``"auto"``: CUDA where there is one.
+            dtype: ``"float32"``, ``"bfloat16"`` or ``"auto"``: bfloat16 on CUDA, float32 on the CPU.
+            offline: Use the local Hub cache only; the network is never touched.
+            revision: Branch, tag or commit on the Hub.
+
+        Raises:
+            CheckpointError: A file or tensor is missing, damaged, or does not fit the configuration.
+            InputError: ``device`` or ``dtype`` is not usable on this machine.
+        """
+        target = resolve_device(device)
+        number = resolve_dtype(dtype, target)
+        checkpoint = Checkpoint.open(path_or_id, offline=offline, revision=revision)
+        tokenizer = checkpoint.action_tokenizer_path
+        return cls(
+            MolmoAct2.load(checkpoint.config, checkpoint.weights, dtype=number, device=target),
+            Processor.from_checkpoint(checkpoint),
+            action_tokenizer=None if tokenizer is None else OpenFast.from_pretrained(tokenizer),
+        )
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    def predict(
+        self,
+        images: Sequence[Image],
+        task: str,
+        state: npt.ArrayLike,
+        norm_tag: str | None = None,
+        *,
+        action_mode: ActionMode = "continuous",
+        num_steps: int | None = None,
+        noise: npt.ArrayLike | None = None,
+        seed: int | None = None,
+        think: bool = False,
+        depth_cache: DepthCache | None = None,
+        normalize_language: bool = True,
+        joint_convention: str = "none",
+        trace: Trace | None = None,
+    ) -> Prediction:
+        """Predict one chunk of actions.
+
+        Args:
+            images: Camera frames in the embodiment's order, each (H, W, 3) uint8 RGB.
+            task: The instruction in plain language.
+            state: (state_dim,) joint state in the robot's units.
+            norm_tag: The embodiment, a key of ``norm_stats.json``; may be left out when there is only one.
+            action_mode: ``"continuous"`` integrates the flow; ``"discrete"`` generates OpenFAST tokens.
+            num_steps: Euler steps of the flow; None takes the checkpoint's.
+            noise: (T, max_action_dim) initial flow sample with T the embodiment's horizon; None draws it.
+            seed: Makes the drawn noise reproducible.
+            think: Predict MolmoAct2-Think's depth map first and condition on it.
+            depth_cache: ``Prediction.depth_cache`` of the frame before: unchanged cells are then not decoded again.
+            normalize_language: Normalize the instruction as in training.
+            joint_convention: ``"so100_so101"`` maps a LeRobot-calibrated arm to the convention of those weights.
+            trace: Collects intermediate results.
+
+        Raises:
+            InputError: An argument has a wrong type, shape, size or value. Nothing was computed then.
+        """
+        if action_mode not in ("continuous", "discrete"):
+            raise InputError(f"action_mode must be 'continuous' or 'discrete', got {action_mode!r}")
+        with self._lock, torch.inference_mode():
+            watch = Stopwatch(self.device)
+            embodiment = self.processor.embodiment(norm_tag)
+            self._check_mode(action_mode, think, depth_cache)
+            steps = self._check_steps(num_steps)
+            sample = self._noise(noise, seed, embodiment.action_horizon)
+            image_inputs = self.processor.images(images)
+            prompt = self.processor.prompt(
+                image_inputs,
+                task=task,
+                state=to_model(np.asarray(state), joint_convention),
+                norm_tag=norm_tag,
+                depth=think,
+                normalize_language=normalize_language,
+            )
+            watch.lap("preprocess")
+            features = self.model.image_features(
+                torch.from_numpy(image_inputs.pixel_values).to(self.device),
+                torch.from_numpy(image_inputs.batched_pooling).to(self.device),
+                image_inputs.patch_grid,
+            )
+            watch.lap("vision")
+            discrete = action_mode == "discrete"
+            generation_limit = _TOKENS_PER_STEP * embodiment.action_horizon if discrete else 0
+            closing_limit = max(_MIN_CLOSING_TOKENS, embodiment.action_horizon)
+            depth_room = 1 + self.config.num_depth_codes + closing_limit if think else 0
+            cache = self.model.decoder.new_cache(1, len(prompt.input_ids) + depth_room + generation_limit)
+            hidden = self.model.prefill(
+                torch.from_numpy(prompt.input_ids).unsqueeze(0).to(self.device),
+                torch.from_numpy(prompt.token_type_ids).unsqueeze(0).to(self.device),
+                features,
+                cache,
+                hidden="last" if discrete and not think else "none",
+            )
+            watch.lap("prefill")
+            outcome = _Outcome(prompt.input_ids)
+            if think:
+                hidden = self._think(outcome, cache, images[0], depth_cache, closing_limit, hidden=discrete)
+                watch.lap("depth")
+            if trace is not None:
+                trace.images, trace.prompt = image_inputs, prompt
+                self._keep_prefill(trace, features, cache, hidden)
+            if discrete:
+                chunk = self._discrete(outcome, cache, hidden, generation_limit, embodiment)
+                watch.lap("generate")
+            else:
+                chunk = self._continuous(outcome, cache, sample, steps, embodiment, trace)
+                watch.lap("flow")
+            actions = self._finish(outcome, chunk, norm_tag, embodiment, joint_convention)
+            watch.lap("postprocess")
+            return outcome.prediction(actions, watch.seconds())
+
+    # Checks ------------------------------------------------------------------------------------------------------
+
+    def _check_mode(self, action_mode: ActionMode, think: bool, depth_cache: DepthCache | None) -> None:
+        config = self.config
+        if action_mode == "continuous" and self.model.expert is None:
+            raise InputError("this checkpoint has no action expert; use action_mode='discrete'")
+        if action_mode == "discrete" and self.action_tokenizer is None:
+            raise InputError(
+                "action_mode='discrete' needs the checkpoint's OpenFAST tokenizer, and none was found in its "
+                "directory; set policy.action_tokenizer = OpenFast.from_pretrained(path)"
+            )
+        if action_mode == "discrete" and config.action_mode == "continuous":
+            raise InputError("this checkpoint was trained for continuous actions only")
+        if think and not config.enable_depth_reasoning:
+            raise InputError("think=True needs a MolmoAct2-Think checkpoint; this one has enable_depth_reasoning false")
+        if depth_cache is None:
+            return
+        if not think:
+            raise InputError("depth_cache was given, but think is False; pass think=True or no cache")
+        codes = np.asarray(depth_cache.codes)
+        if codes.shape != (config.num_depth_codes,) or codes.dtype.kind not in "iu":
+            raise InputError(
+                f"depth_cache.codes must hold {config.num_depth_codes} integers, got shape {codes.shape} of "
+                f"{codes.dtype}; start again with depth_cache=None"
+            )
+        if codes.min() < 0 or codes.max() >= config.num_depth_tokens:
+            raise InputError(
+                f"depth_cache.codes must lie in 0..{config.num_depth_tokens - 1}, got {codes.min()}..{codes.max()}; "
+                "start again with depth_cache=None"
+            )
+
+    def _check_steps(self, num_steps: int | None) -> int:
+        steps = self.config.flow_matching_num_steps if num_steps is None else num_steps
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise InputError(f"num_steps must be an integer of at least 1, got {steps!r}")
+        return steps
+
+    def _noise(self, noise: npt.ArrayLike | None, seed: int | None, horizon: int) -> Tensor:
+        shape = (horizon, self.config.max_action_dim)
+        if noise is None:
+            generator = torch.Generator()
+            if seed is None:
+                generator.seed()
+            else:
+                generator.manual_seed(seed)
+            return torch.randn(shape, generator=generator).to(self.device)
+        values = np.asarray(noise)
+        if values.shape != shape or values.dtype.kind != "f":
+            raise InputError(
+                f"noise must be floating point of shape {shape} (horizon, max_action_dim), got {values.dtype} of "
+                f"shape {values.shape}"
+            )
+        if not np.isfinite(values).all():
+            raise InputError("noise must be finite, got NaN or infinity")
+        return torch.from_numpy(values.astype(np.float32)).to(self.device)
+
+    # Stages ------------------------------------------------------------------------------------------------------
+
+    def _think(
+        self,
+        outcome: _Outcome,
+        cache: KeyValueCache,
+        image: Image,
+        depth_cache: DepthCache | None,
+        closing_limit: int,
+        *,
+        hidden: bool,
+    ) -> Tensor | None:
+        config = self.config
+        if depth_cache is not None:
+            outcome.update_mask = depth_update_mask(image, depth_cache.image, cells=config.num_depth_codes)
+        decoded = decode_depth(
+            self.model.decoder,
+            cache,
+            config,
+            update=None if outcome.update_mask is None else outcome.update_mask.tolist(),
+            previous=None if depth_cache is None else depth_cache.codes.tolist(),
+            closing_limit=closing_limit,
+            hidden=hidden,
+        )
+        outcome.add_depth(decoded, image)
+        return decoded.hidden
+
+    def _continuous(
+        self,
+        outcome: _Outcome,
+        cache: KeyValueCache,
+        noise: Tensor,
+        steps: int,
+        embodiment: Embodiment,
+        trace: Trace | None,
+    ) -> FloatArray:
+        expert = self.model.expert
+        assert expert is not None
+        valid = cross_attention_mask(outcome.cached_ids, self.config)
+        depth = depth_tokens(outcome.cached_ids, self.config)
+        keys, values = cache.filled()
+        context = self.model.context(
+            keys[:, 0],
+            values[:, 0],
+            torch.from_numpy(valid).to(self.device),
+            torch.from_numpy(depth).to(self.device),
+        )
+        velocities: list[Tensor] | None = None if trace is None else []
+        padded_from = embodiment.action_dim if self.config.mask_action_dim_padding else None
+        chunk = expert.integrate(noise.unsqueeze(0), context, steps, padded_from, velocities)
+        if trace is not None and velocities is not None:
+            trace.keep(
+                cross_mask=torch.from_numpy(valid),
+                context_keys=context.keys[:, 0],
+                context_values=context.values[:, 0],
+                velocities=torch.cat(velocities),
+            )
+        return chunk[0].cpu().numpy()
+
+    def _discrete(
+        self,
+        outcome: _Outcome,
+        cache: KeyValueCache,
+        hidden: Tensor | None,
+        limit: int,
+        embodiment: Embodiment,
+    ) -> FloatArray:
+        config = self.config
+        assert hidden is not None
+        assert self.action_tokenizer is not None
+        assert config.eos_token_id is not None
+        generated = generate(self.model.decoder, cache, hidden, end=config.eos_token_id, limit=limit)
+        outcome.token_ids = generated.token_ids
+        codes = action_codes(generated, config)
+        chunk, valid = self.action_tokenizer.decode(codes, embodiment.action_horizon, embodiment.action_dim)
+        if not valid:
+            outcome.refuse("the generated action tokens do not decode to a chunk")
+        return chunk.astype(np.float32)
+
+    def _finish(
+        self,
+        outcome: _Outcome,
+        chunk: FloatArray,
+        norm_tag: str | None,
+        embodiment: Embodiment,
+        joint_convention: str,
+    ) -> FloatArray:
+        if not np.isfinite(chunk).all():
+            outcome.refuse("the predicted chunk is not finite")
+        if outcome.reason:
+            return np.empty((0, embodiment.action_dim), dtype=np.float32)
+        return from_model(self.processor.unnormalize_actions(chunk, norm_tag), joint_convention)
+
+    def _keep_prefill(
+        self, trace: Trace, features: Tensor, cache: KeyValueCache, hidden: Tensor | None
+    ) -> None:
+        keys, values = cache.filled()
+        trace.keep(image_features=features, keys=keys[:, 0], values=values[:, 0])
+        if hidden is not None:
+            trace.keep(first_logits=self.model.decoder.logits(hidden)[0])
+
+
+class _Outcome:
+    """What a call has found out so far; the first reason to distrust it stands."""
+
+    def __init__(self, prompt_ids: IntArray) -> None:
+        self.cached_ids = prompt_ids
+        self.token_ids: list[int] | None = None
+        self.codes: IntArray | None = None
+        self.update_mask: BoolArray | None = None
+        self.depth_cache: DepthCache | None = None
+        self.reason = ""
+
+    def refuse(self, reason: str) -> None:
+        self.reason = self.reason or reason
+
+    def add_depth(self, decoded: DepthDecode, image: Image) -> None:
+        self.cached_ids = np.concatenate([self.cached_ids, np.asarray(decoded.token_ids, dtype=np.int64)])
+        self.token_ids = decoded.token_ids
+        self.codes = np.asarray(decoded.codes, dtype=np.int64)
+        if decoded.complete:
+            self.depth_cache = DepthCache(image.copy(), self.codes)
+        else:
+            self.refuse("the depth map did not end with <depth_end>")
+
+    def prediction(self, actions: FloatArray, timing: dict[str, float]) -> Prediction:
+        return Prediction(
+            actions=actions,
+            valid=not self.reason,
+            reason=self.reason,
+            timing=timing,
+            token_ids=self.token_ids,
+            depth_codes=self.codes,
+            depth_update_mask=self.update_mask,
+            depth_cache=self.depth_cache,
+        )
+
+
+def action_codes(generated: Generated, config: ModelConfig) -> list[int]:
+    """Return the OpenFAST ids between the first ``<action_start>`` and the ``<action_end>`` after it.
+
+    A sequence without both markers, or with a token between them that is no action token, gives an empty list,
+    which does not decode.
+    """
+    first = config.action_token_start_id
+    tokens = generated.token_ids
+    if first is None or config.action_start_token_id not in tokens:
+        return []
+    begin = tokens.index(config.action_start_token_id) + 1
+    if config.action_end_token_id not in tokens[begin:]:
+        return []
+    codes = [token - first for token in tokens[begin : tokens.index(config.action_end_token_id, begin)]]
+    return codes if all(0 <= code < config.num_action_tokens for code in codes) else []
+
+
+def resolve_device(device: str) -> torch.device:
+    """Return the device that ``"auto"``, ``"cpu"`` or ``"cuda"`` stands for on this machine."""
+    available = torch.cuda.is_available()
+    if device == "auto":
+        return torch.device("cuda" if available else "cpu")
+    try:
+        target = torch.device(device)
+    except RuntimeError:
+        target = None
+    if target is None or target.type not in ("cpu", "cuda"):
+        raise InputError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
+    if target.type == "cuda" and not available:
+        raise InputError("device='cuda', but torch sees no CUDA device; `molmoact2-edge doctor` says why")
+    return target
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """Return the number type that ``"auto"``, ``"float32"`` or ``"bfloat16"`` stands for on ``device``."""
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if dtype not in names:
+        raise InputError(f"dtype must be 'auto', 'float32' or 'bfloat16', got {dtype!r}")
+    return names[dtype]
