@@ -70,7 +70,7 @@ class Trace:
 
     Every field is filled by the call that the trace is handed to; arrays are float32 on the CPU.
     ``keys``, ``values``: (layers, tokens, kv_width) before the depth gate; ``context_keys``, ``context_values``:
-    (layers, heads, valid tokens, head size); ``velocities``: (steps, T, max_action_dim) before padding columns are zeroed.
+    (layers, heads, valid tokens, head size); ``velocities``: (steps, T, max_action_dim), padding columns not yet zeroed.
     """
 
     images: ImageInputs | None = None
@@ -245,7 +245,9 @@ class Policy:
         if action_mode == "discrete" and config.action_mode == "continuous":
             raise InputError("this checkpoint was trained for continuous actions only")
         if think and not config.enable_depth_reasoning:
-            raise InputError("think=True needs a MolmoAct2-Think checkpoint; this one has enable_depth_reasoning false")
+            raise InputError(
+                "think=True needs a MolmoAct2-Think checkpoint; this one has enable_depth_reasoning false"
+            )
         if depth_cache is None:
             return
         if not think:

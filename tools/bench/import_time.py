@@ -28,7 +28,8 @@ def main() -> int:
         runs.append(json.loads(output.stdout))
     median = sorted(run["seconds"] for run in runs)[len(runs) // 2]
     heavy = runs[0]["heavy"]
-    print(f"import molmoact2_edge: median {median:.3f} s of {len(runs)}, limit {arguments.limit} s; heavy modules: {heavy}")
+    print(f"import molmoact2_edge: median {median:.3f} s of {len(runs)}, limit {arguments.limit} s")
+    print(f"heavy modules imported: {heavy or 'none'}")
     return 0 if median <= arguments.limit and not heavy else 1
 
 

@@ -13,7 +13,6 @@ from molmoact2_edge.checkpoint.config import TextConfig
 from molmoact2_edge.model.layout import Linear, ParameterSource, Part
 from molmoact2_edge.model.rope import RotaryTable
 
-
 Hidden = Literal["none", "last", "all"]
 
 

@@ -115,9 +115,7 @@ class ActionExpert:
             v = F.rms_norm(v, (width,), eps=_NORM_EPS)
         k = self._head_norm(k.unflatten(-1, (self.config.num_heads, self.head_dim)))
         v = v.unflatten(-1, (self.config.num_heads, self.head_dim))
-        return Context(
-            k.transpose(2, 3), v.transpose(2, 3), None if mask is None else mask[:, None, None, :]
-        )
+        return Context(k.transpose(2, 3), v.transpose(2, 3), None if mask is None else mask[:, None, None, :])
 
     # Time --------------------------------------------------------------------------------------------------------
 
@@ -129,9 +127,7 @@ class ActionExpert:
         sinusoid = torch.cat([angle.sin(), angle.cos()], dim=-1).to(self.action_embed.weight.dtype)
         condition = F.silu(self.time_out(F.silu(self.time_in(sinusoid))))
         width = self.config.hidden_size
-        blocks = torch.stack(
-            [block.modulation(condition).view(-1, 9, width) for block in self.blocks], dim=1
-        )
+        blocks = torch.stack([block.modulation(condition).view(-1, 9, width) for block in self.blocks], dim=1)
         final = self.final_modulation(condition).view(-1, 2, width)
         one_at_scale = torch.zeros(9, 1, dtype=blocks.dtype, device=blocks.device)
         one_at_scale[1::3] = 1
@@ -157,7 +153,9 @@ class ActionExpert:
         for index, block in enumerate(self.blocks):
             m = blocks[index].unbind(1)
             h = torch.addcmul(h, m[2], self._self_attention(block, self._modulated(h, m[0], m[1])))
-            h = torch.addcmul(h, m[5], self._cross_attention(block, self._modulated(h, m[3], m[4]), context, index))
+            h = torch.addcmul(
+                h, m[5], self._cross_attention(block, self._modulated(h, m[3], m[4]), context, index)
+            )
             h = torch.addcmul(h, m[8], self._mlp(block, self._modulated(h, m[6], m[7])))
         shift, scale = modulation.final.unsqueeze(-2).unbind(1)
         return self.final(self._modulated(h, shift, scale))

@@ -33,7 +33,9 @@ class DepthDecode:
     hidden: Tensor | None
 
 
-def feed(decoder: Decoder, cache: KeyValueCache, token_ids: Sequence[int], *, hidden: bool = True) -> Tensor | None:
+def feed(
+    decoder: Decoder, cache: KeyValueCache, token_ids: Sequence[int], *, hidden: bool = True
+) -> Tensor | None:
     """Append tokens to the cache; return the last hidden state (1, width) when wanted."""
     ids = torch.tensor([list(token_ids)], device=cache.keys.device)
     return decoder.forward(decoder.embed(ids), cache, hidden="last" if hidden else "none")

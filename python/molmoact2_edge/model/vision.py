@@ -1,5 +1,7 @@
-"""Vision tower and connector: patches to features of the decoder's width (MODEL.md of the public model: SigLIP-style ViT,
-attention pooling over 2x2 patches, gated projector)."""
+"""Vision tower and connector: patches to features of the decoder's width.
+
+A SigLIP-style ViT, attention pooling over 2x2 patches, and a gated projector (arXiv 2605.02881).
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,7 @@ class VisionBlock:
     heads: int
 
     def __call__(self, x: Tensor) -> Tensor:
-        crops, patches, width = x.shape
+        crops, patches, _ = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(crops, patches, 3, self.heads, -1)
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(crops, patches, -1)
@@ -75,7 +77,9 @@ class VisionTower:
         ]
         return VisionBlock(
             attention_norm=norms[0],
-            qkv=source.linear([f"{prefix}.attention.{n}" for n in ("wq", "wk", "wv")], inner, width, bias=True),
+            qkv=source.linear(
+                [f"{prefix}.attention.{n}" for n in ("wq", "wk", "wv")], inner, width, bias=True
+            ),
             out=source.linear(f"{prefix}.attention.wo", width, inner, bias=True),
             ffn_norm=norms[1],
             up=source.linear(f"{prefix}.feed_forward.w1", config.intermediate_size, width, bias=True),

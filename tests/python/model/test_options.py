@@ -81,7 +81,9 @@ def test_option_matches_the_plain_network(name: str, reference: Path) -> None:
     checked = model.config
     with torch.inference_mode():
         patches = torch.randn(2, 25, 588, generator=generator)
-        pooling = torch.tensor([[0, 1, 5, 6], [2, 3, -1, -1], [24, -1, -1, -1], [30, 31, 35, 36], [49, -1, 48, 2]])
+        pooling = torch.tensor(
+            [[0, 1, 5, 6], [2, 3, -1, -1], [24, -1, -1, -1], [30, 31, 35, 36], [49, -1, 48, 2]]
+        )
         features = model.image_features(patches, pooling, (5, 5))
         flat = torch.cat([plain.vision(weights, config, crop.double(), (5, 5)) for crop in patches])
         expected_features = plain.connector(weights, config, flat, pooling)

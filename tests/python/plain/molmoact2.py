@@ -97,7 +97,11 @@ def connector(w: Weights, config: dict, features: Tensor, pooling: Tensor) -> Te
         present = torch.tensor([i >= 0 for i in row])
         masked = c["pooling_attention_mask"]
         query = members[present].mean(0) if masked else members.mean(0)
-        q, k, v = linear(w, f"{p}.wq", query)[None], linear(w, f"{p}.wk", members), linear(w, f"{p}.wv", members)
+        q, k, v = (
+            linear(w, f"{p}.wq", query)[None],
+            linear(w, f"{p}.wk", members),
+            linear(w, f"{p}.wv", members),
+        )
         mask = present[None] if masked else None
         heads = [
             attention(q[:, h * d : h * d + d], k[:, h * d : h * d + d], v[:, h * d : h * d + d], mask)
@@ -146,7 +150,11 @@ def decoder(w: Weights, config: dict, x: Tensor, mask: Tensor) -> tuple[Tensor, 
         up, gate = linear(w, f"{p}.mlp.ff_proj", n).chunk(2, -1)
         m = linear(w, f"{p}.mlp.ff_out", silu(gate) * up)
         x = x + (rms_norm(m, eps, w[f"{p}.ff_norm.weight"]) if c["norm_after"] else m)
-    return rms_norm(x, eps, w["model.transformer.ln_f.weight"]), torch.stack(all_keys), torch.stack(all_values)
+    return (
+        rms_norm(x, eps, w["model.transformer.ln_f.weight"]),
+        torch.stack(all_keys),
+        torch.stack(all_values),
+    )
 
 
 def gate(
@@ -186,8 +194,8 @@ def flow(
     velocities = []
     for step in range(steps):
         half = c["timestep_embed_dim"] // 2
-        angle = step / steps * torch.exp(
-            -math.log(10000) * torch.arange(half, dtype=torch.float64) / (half - 1)
+        angle = (
+            step / steps * torch.exp(-math.log(10000) * torch.arange(half, dtype=torch.float64) / (half - 1))
         )
         cond = linear(w, f"{p}.time_embed.1", torch.cat([angle.sin(), angle.cos()]))
         cond = silu(linear(w, f"{p}.time_embed.3", silu(cond)))
