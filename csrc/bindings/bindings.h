@@ -6,5 +6,6 @@
 namespace molmoact2::bindings {
 
 void bind_build(pybind11::module_& module);
+void bind_kernels(pybind11::module_& module);
 
 }  // namespace molmoact2::bindings

@@ -3,4 +3,5 @@
 PYBIND11_MODULE(_core, module) {
   module.doc() = "Compiled part of molmoact2_edge; use the Python modules that wrap it.";
   molmoact2::bindings::bind_build(module);
+  molmoact2::bindings::bind_kernels(module);
 }

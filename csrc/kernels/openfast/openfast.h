@@ -1,0 +1,60 @@
+// OpenFAST: a chunk of normalized actions as a short sequence of tokens, and back.
+//
+// Encoding: orthonormal DCT-II along time, times `scale`, rounded half to even, minus `min_token`, floored at
+// 0, flattened time-major; each integer is one Unicode character of a text that byte-level BPE tokenizes.
+// Decoding undoes every step but the rounding and the floor.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "kernels/openfast/byte_level_bpe.h"
+#include "kernels/openfast/dct.h"
+
+namespace molmoact2::kernels {
+
+inline constexpr int kMaxActionDims = 4096;
+
+enum class OpenFastStatus : std::uint8_t {
+  kOk,
+  kBadShape,          // steps outside 1..DctBasis::kMaxLength, or dims outside 1..kMaxActionDims
+  kNotFinite,         // encode: the chunk holds NaN, infinity, or what overflows
+  kOutsideAlphabet,   // encode: a coefficient has no character in the tokenizer's alphabet
+  kTokenOutOfRange,   // decode: an id is not in the vocabulary
+  kNotText,           // decode: the bytes are no UTF-8, or hold U+FFFD, which stands for such bytes
+  kCoefficientCount,  // decode: not exactly steps * dims coefficients
+};
+
+// One sentence for people, without a final period.
+const char* describe(OpenFastStatus status);
+
+// Thread-safe; the cosine tables are built on the first use of a chunk length.
+class OpenFastCodec {
+ public:
+  // scale: positive and finite, else std::invalid_argument.
+  OpenFastCodec(ByteLevelBpe bpe, double scale, std::int32_t min_token);
+
+  std::int32_t vocabulary_size() const { return bpe_.vocabulary_size(); }
+  double scale() const { return scale_; }
+  std::int32_t min_token() const { return min_token_; }
+
+  // chunk: (steps, dims) row-major. On anything but kOk, tokens is left empty.
+  OpenFastStatus encode(const double* chunk, int steps, int dims, std::vector<std::int32_t>& tokens) const;
+
+  // chunk: (steps, dims) row-major, written only on kOk.
+  OpenFastStatus decode(std::span<const std::int64_t> tokens, int steps, int dims, double* chunk) const;
+
+ private:
+  ByteLevelBpe bpe_;
+  double scale_;
+  std::int32_t min_token_;
+  mutable DctBasisCache bases_;
+};
+
+// The encoder's first half: scaled DCT coefficients rounded half to even, before `min_token` and the floor;
+// what a tokenizer is fitted on. chunk, coefficients: (steps, dims) row-major, not overlapping.
+OpenFastStatus quantize_chunk(const double* chunk, int steps, int dims, double scale, double* coefficients);
+
+}  // namespace molmoact2::kernels

@@ -1,0 +1,38 @@
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_STEPS: int
+MAX_ACTION_DIMS: int
+MAX_FRAME_SIDE: int
+MAX_GRID_SIDE: int
+
+class OpenFastCodec:
+    def __init__(
+        self,
+        *,
+        token_bytes: Sequence[bytes],
+        byte_ids: NDArray[np.int32],
+        merges: NDArray[np.int32],
+        splits_words: bool,
+        character_classes: NDArray[np.uint8],
+        scale: float,
+        min_token: int,
+    ) -> None: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def min_token(self) -> int: ...
+    def encode(self, chunk: NDArray[np.float64]) -> list[int]: ...
+    def decode(
+        self, tokens: list[int] | NDArray[np.int64], steps: int, dims: int
+    ) -> NDArray[np.float64] | None: ...
+
+def quantize_chunk(chunk: NDArray[np.float64], scale: float) -> NDArray[np.float64]: ...
+def resize_bilinear(frame: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]: ...
+def depth_update_mask(
+    current: NDArray[np.uint8], previous: NDArray[np.uint8], side: int
+) -> NDArray[np.bool_]: ...
