@@ -1,7 +1,7 @@
 """The configuration of a MolmoAct2 checkpoint: `config.json` as checked, frozen dataclasses.
 
 Field names are the file's own keys. A value that this runtime does not compute exactly is refused here, with
-the values that it does, so that no checkpoint can load and then predict something else than its authors meant.
+the values that it does: no checkpoint can load and then predict something else than its authors meant.
 """
 
 from __future__ import annotations
@@ -9,80 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
 
+from molmoact2_edge.checkpoint.json_section import Section
 from molmoact2_edge.errors import CheckpointError
-
-_REQUIRED = object()
-
-
-class _Section:
-    """One JSON object of the configuration; every getter checks the type and names the key that it refuses."""
-
-    def __init__(self, values: object, name: str) -> None:
-        if not isinstance(values, Mapping):
-            raise CheckpointError(f"{name}: expected a JSON object, got {_shown(values)}")
-        self._values: Mapping[str, Any] = values
-        self._name = name
-
-    def refuse(self, key: str, expected: str) -> NoReturn:
-        came = _shown(self._values[key]) if key in self._values else "nothing"
-        raise CheckpointError(f"{self._name}: `{key}` must be {expected}, got {came}")
-
-    def get(self, key: str, default: object = None) -> Any:
-        """The raw value; a JSON null counts as absent when there is a default."""
-        value = self._values.get(key)
-        if value is not None:
-            return value
-        if default is _REQUIRED:
-            raise CheckpointError(
-                f"{self._name}: `{key}` is missing; the checkpoint is incomplete or not a MolmoAct2"
-            )
-        return default
-
-    def section(self, key: str) -> _Section:
-        return _Section(self.get(key, _REQUIRED), f"{self._name}: {key}")
-
-    def integer(self, key: str, default: object = _REQUIRED, *, minimum: int = 1) -> int:
-        value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            self.refuse(key, f"an integer of at least {minimum}")
-        return value
-
-    def token_id(self, key: str) -> int | None:
-        return None if self.get(key) is None else self.integer(key, minimum=0)
-
-    def number(self, key: str, default: object = _REQUIRED, *, positive: bool = True) -> float:
-        value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            self.refuse(key, "a finite number")
-        if value < 0 or (positive and value == 0):
-            self.refuse(key, "greater than 0" if positive else "at least 0")
-        return float(value)
-
-    def boolean(self, key: str, default: object = _REQUIRED) -> bool:
-        value = self.get(key, default)
-        if not isinstance(value, bool):
-            self.refuse(key, "true or false")
-        return value
-
-    def choice(self, key: str, supported: tuple[str, ...], default: object = _REQUIRED) -> str:
-        value = self.get(key, default)
-        if value not in supported:
-            self.refuse(key, "one of the supported " + ", ".join(repr(one) for one in supported))
-        return str(value)
-
-    def integers(self, key: str, *, length: int | None = None) -> tuple[int, ...]:
-        value = self.get(key, _REQUIRED)
-        whole = isinstance(value, list | tuple) and all(type(one) is int for one in value)
-        if not whole or not value or (length is not None and len(value) != length):
-            self.refuse(key, "a list of integers" if length is None else f"a list of {length} integers")
-        return tuple(value)
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
 
 
 @dataclass(frozen=True)
@@ -103,7 +32,7 @@ class VitConfig:
 
     @classmethod
     def from_json(cls, values: object) -> VitConfig:
-        section = values if isinstance(values, _Section) else _Section(values, "vit_config")
+        section = values if isinstance(values, Section) else Section(values, "vit_config")
         heads = section.integer("num_attention_heads")
         height, width = section.integers("image_default_input_size", length=2)
         config = cls(
@@ -168,7 +97,7 @@ class AdapterConfig:
 
     @classmethod
     def from_json(cls, values: object) -> AdapterConfig:
-        section = values if isinstance(values, _Section) else _Section(values, "adapter_config")
+        section = values if isinstance(values, Section) else Section(values, "adapter_config")
         heads = section.integer("num_attention_heads")
         config = cls(
             vit_layers=section.integers("vit_layers"),
@@ -211,7 +140,7 @@ class TextConfig:
 
     @classmethod
     def from_json(cls, values: object) -> TextConfig:
-        section = values if isinstance(values, _Section) else _Section(values, "text_config")
+        section = values if isinstance(values, Section) else Section(values, "text_config")
         config = cls(
             hidden_size=section.integer("hidden_size"),
             num_attention_heads=section.integer("num_attention_heads"),
@@ -248,13 +177,13 @@ class TextConfig:
         return self.vocab_size + self.additional_vocab_size
 
 
-def _rope_theta(section: _Section) -> float:
+def _rope_theta(section: Section) -> float:
     """The RoPE base, from `rope_parameters` in newer files or `rope_theta` in older ones; plain RoPE only."""
     for key in ("rope_scaling", "rope_parameters"):
         parameters = section.get(key)
         if parameters is None:
             continue
-        kind = _Section(parameters, key).get("rope_type", parameters.get("type", "default"))
+        kind = Section(parameters, key).get("rope_type", parameters.get("type", "default"))
         if kind != "default":
             section.refuse(key, "null or of the supported rope_type 'default'")
     parameters = section.get("rope_parameters")
@@ -281,7 +210,7 @@ class ActionExpertConfig:
 
     @classmethod
     def from_json(cls, values: object) -> ActionExpertConfig:
-        section = values if isinstance(values, _Section) else _Section(values, "action_expert_config")
+        section = values if isinstance(values, Section) else Section(values, "action_expert_config")
         config = cls(
             hidden_size=section.integer("hidden_size"),
             num_layers=section.integer("num_layers"),
@@ -421,7 +350,7 @@ class ModelConfig:
         Raises:
             CheckpointError: A key is missing, has a wrong type or unsupported value, or contradicts another.
         """
-        section = _Section(values, "config.json")
+        section = Section(values, "config.json")
         text = TextConfig.from_json(section.section("text_config"))
         config = cls(
             vit_config=VitConfig.from_json(section.section("vit_config")),
@@ -457,7 +386,7 @@ class ModelConfig:
         config._check_consistency(section)
         return config
 
-    def _check_consistency(self, section: _Section) -> None:
+    def _check_consistency(self, section: Section) -> None:
         vit, adapter, text = self.vit_config, self.adapter_config, self.text_config
         if adapter.text_hidden_size != text.hidden_size:
             section.section("adapter_config").refuse(
@@ -527,9 +456,9 @@ class ModelConfig:
             )
 
 
-def _eos_token_id(section: _Section, generation: object) -> int | None:
+def _eos_token_id(section: Section, generation: object) -> int | None:
     """The end token: `config.json` first, then `generation_config.json`; of a list the first counts."""
-    sources = [section] if generation is None else [section, _Section(generation, "generation_config.json")]
+    sources = [section] if generation is None else [section, Section(generation, "generation_config.json")]
     for source in sources:
         value = source.get("eos_token_id")
         if value is None:
