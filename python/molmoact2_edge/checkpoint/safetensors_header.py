@@ -87,7 +87,9 @@ def _entry(path: Path, name: str, values: object) -> TensorEntry:
 
     if not isinstance(values, Mapping):
         raise refuse("expected a JSON object in the header")
-    dtype, shape, offsets = values.get("dtype"), values.get("shape"), values.get("data_offsets")
+    dtype: Any = values.get("dtype")
+    shape: Any = values.get("shape")
+    offsets: Any = values.get("data_offsets")
     if dtype not in ITEM_BYTES:
         raise refuse(f"unknown dtype {dtype!r}")
     if not _are_sizes(shape):

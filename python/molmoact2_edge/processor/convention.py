@@ -31,12 +31,14 @@ class JointConvention:
     def to_model(self, joints: NDArray[np.float32]) -> NDArray[np.float32]:
         """Robot's joints (..., D) in degrees as the model knows them."""
         self._check_size(joints)
-        return joints * np.float32(self.signs) + np.float32(self.offsets)
+        signs, offsets = np.array(self.signs, np.float32), np.array(self.offsets, np.float32)
+        return np.asarray(joints * signs + offsets, dtype=np.float32)
 
     def from_model(self, joints: NDArray[np.float32]) -> NDArray[np.float32]:
         """Inverse of `to_model`: the model's joints (..., D) as the robot takes them, in degrees."""
         self._check_size(joints)
-        return (joints - np.float32(self.offsets)) * np.float32(self.signs)
+        signs, offsets = np.array(self.signs, np.float32), np.array(self.offsets, np.float32)
+        return np.asarray((joints - offsets) * signs, dtype=np.float32)
 
     def _check_size(self, joints: NDArray[np.float32]) -> None:
         if joints.shape[-1:] != (len(self.signs),):

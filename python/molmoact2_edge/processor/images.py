@@ -39,7 +39,7 @@ class ImageInputs:
         return np.where(self.pooling >= 0, self.pooling + first[:, None], self.pooling)
 
 
-def check_frames(images: Sequence[Frame]) -> None:
+def check_frames(images: object) -> None:
     """Refuses anything but frames of at least one pixel, (H, W, 3) uint8.
 
     Raises:
@@ -47,11 +47,7 @@ def check_frames(images: Sequence[Frame]) -> None:
     """
     if isinstance(images, np.ndarray) and images.ndim == 3:
         raise InputError("images: expected a list of frames, got one array; pass [frame]")
-    if (
-        isinstance(images, str | bytes)
-        or not hasattr(images, "__len__")
-        or not hasattr(images, "__getitem__")
-    ):
+    if not isinstance(images, list | tuple | np.ndarray):
         raise InputError(f"images: expected a list of (H, W, 3) uint8 arrays, got {type(images).__name__}")
     if len(images) == 0:
         raise InputError("images: expected at least one camera frame, got none")
@@ -102,7 +98,7 @@ def _single_crop(image: Frame, config: ProcessorConfig) -> _Prepared:
 
 def _overlapping_crops(image: Frame, config: ProcessorConfig) -> _Prepared:
     """A low-resolution crop of the whole frame, then overlapping crops in full resolution, row by row."""
-    low_patches, low_pooling, (low_rows, low_columns, _, _) = _single_crop(image, config)
+    low_crop, low_pooling, (low_rows, low_columns, _, _) = _single_crop(image, config)
     patch = config.patch_size
     rows, columns = config.patch_grid
     left, right = config.overlap_margins
@@ -115,7 +111,7 @@ def _overlapping_crops(image: Frame, config: ProcessorConfig) -> _Prepared:
     resized = _resize(
         image, (tile_rows * window_rows * patch + margin, tile_columns * window_columns * patch + margin)
     )
-    crops = [low_patches]
+    crops = [low_crop[0]]
     index_grid = np.zeros(
         (tile_rows * window_rows + left + right, tile_columns * window_columns + left + right), dtype=np.int64
     )
@@ -168,13 +164,16 @@ def _resize(image: Frame, size: tuple[int, int]) -> NDArray[np.float32]:
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
     resized = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=False)
     rounded: NDArray[np.float32] = resized[0].permute(1, 2, 0).round_().clamp_(0, 255).numpy()
-    return rounded / np.float32(255) * np.float32(2) - np.float32(1)
+    np.divide(rounded, np.float32(255), out=rounded)
+    np.multiply(rounded, np.float32(2), out=rounded)
+    return np.subtract(rounded, np.float32(1), out=rounded)
 
 
 def _to_patches(crop: NDArray[np.float32], patch: int) -> NDArray[np.float32]:
     rows, columns = crop.shape[0] // patch, crop.shape[1] // patch
     tiles = crop.reshape(rows, patch, columns, patch, 3).transpose(0, 2, 1, 3, 4)
-    return tiles.reshape(rows * columns, patch * patch * 3)
+    flat: NDArray[np.float32] = tiles.reshape(rows * columns, patch * patch * 3)
+    return flat
 
 
 @lru_cache(maxsize=8)

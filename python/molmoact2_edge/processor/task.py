@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-_DELIMITERS = "\"'`“”‘’[](){}"
-_CLOSERS = "\"'”’)]}"
+_DELIMITERS = "\"'`“”‘’[](){}"  # noqa: RUF001
+_CLOSERS = "\"'”’)]}"  # noqa: RUF001
 _SENTENCE_ENDS = ".,!?;:…"
 _LABEL = re.compile(r"(?:task|instruction|language[ _]instruction|goal)\s*[:\-]\s*", re.IGNORECASE)
 _OPENING = re.compile(r"(?:the|your)\s+task\s+is\s+to\s+", re.IGNORECASE)
