@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from molmoact2_edge.checkpoint.json_section import Section
 from molmoact2_edge.errors import CheckpointError, InputError
+from molmoact2_edge.types import BoolArray, FloatArray
 
 FORMAT = "molmoact2_norm_stats.v1"
 
@@ -30,9 +30,9 @@ class Stats:
     """Statistics of one vector, state or action. All arrays are (dim,), float32 as in the public code."""
 
     dim: int
-    values: Mapping[str, NDArray[np.float32]]
+    values: Mapping[str, FloatArray]
     """By the file's own key: mean, std, min, max, q01, q99, q10, q90; those that the file has."""
-    mask: NDArray[np.bool_]
+    mask: BoolArray
     """False where a dimension passes through as it is."""
     names: tuple[str, ...] = ()
 
@@ -70,7 +70,7 @@ class Stats:
         )
 
 
-def _vector(section: Section, key: str) -> NDArray[np.float32]:
+def _vector(section: Section, key: str) -> FloatArray:
     value = section.get(key)
     flat = isinstance(value, list) and all(
         isinstance(one, int | float) and not isinstance(one, bool) for one in value

@@ -9,30 +9,28 @@ from functools import lru_cache
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 
 from molmoact2_edge.checkpoint.processor_config import ProcessorConfig
 from molmoact2_edge.errors import InputError
-
-Frame = NDArray[np.uint8]
+from molmoact2_edge.types import FloatArray, Image, IntArray
 
 
 @dataclass(frozen=True)
 class ImageInputs:
     """All frames of one observation, ready for the vision tower."""
 
-    pixel_values: NDArray[np.float32]
+    pixel_values: FloatArray
     """(crops, patches, patch_dim): crops of all frames in order, patches row by row, each (row, column, RGB)."""
-    pooling: NDArray[np.int64]
+    pooling: IntArray
     """(tokens, pooled patches): patches of each prompt token, counted from 0 within its frame; -1 is none."""
-    grids: NDArray[np.int64]
+    grids: IntArray
     """(frames, 4): rows and columns of tokens, low resolution then high resolution (0 where there is none)."""
-    num_crops: NDArray[np.int64]
+    num_crops: IntArray
     """(frames,)"""
-    tokens_per_image: NDArray[np.int64]
+    tokens_per_image: IntArray
     """(frames,): rows of `pooling` that belong to each frame."""
 
-    def batched_pooling(self) -> NDArray[np.int64]:
+    def batched_pooling(self) -> IntArray:
         """`pooling` with the patches of the frames before added: indices into all patches of `pixel_values`."""
         patches = self.num_crops * self.pixel_values.shape[1]
         first = np.repeat(np.cumsum(patches) - patches, self.tokens_per_image)
@@ -64,11 +62,11 @@ def check_frames(images: object) -> None:
             raise InputError(f"images[{index}]: expected at least one pixel, got shape {image.shape}")
 
 
-def prepare_images(images: Sequence[Frame], config: ProcessorConfig) -> ImageInputs:
+def prepare_images(images: Sequence[Image], config: ProcessorConfig) -> ImageInputs:
     """Resizes, scales and cuts camera frames.
 
     Args:
-        images: Frames (H, W, 3) uint8, RGB, main camera first.
+        images: Images (H, W, 3) uint8, RGB, main camera first.
         config: Size, patches and crops.
 
     Raises:
@@ -86,17 +84,17 @@ def prepare_images(images: Sequence[Frame], config: ProcessorConfig) -> ImageInp
     )
 
 
-_Prepared = tuple[NDArray[np.float32], NDArray[np.int64], tuple[int, int, int, int]]
+_Prepared = tuple[FloatArray, IntArray, tuple[int, int, int, int]]
 
 
-def _single_crop(image: Frame, config: ProcessorConfig) -> _Prepared:
+def _single_crop(image: Image, config: ProcessorConfig) -> _Prepared:
     patches = _to_patches(_resize(image, config.size), config.patch_size)
     rows, columns = config.patch_grid
     pooling, grid = _whole_crop_pooling(rows, columns, config.pooling_size)
     return patches[None], pooling, (*grid, 0, 0)
 
 
-def _overlapping_crops(image: Frame, config: ProcessorConfig) -> _Prepared:
+def _overlapping_crops(image: Image, config: ProcessorConfig) -> _Prepared:
     """A low-resolution crop of the whole frame, then overlapping crops in full resolution, row by row."""
     low_crop, low_pooling, (low_rows, low_columns, _, _) = _single_crop(image, config)
     patch = config.patch_size
@@ -159,33 +157,37 @@ def choose_tiling(
     return tilings[int(np.argmin(np.where(scales < 1, np.inf, scales)))]
 
 
-def _resize(image: Frame, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Bilinear without antialiasing, rounded to whole values 0..255 (half to even), then scaled to [-1, 1]."""
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
-    resized = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=False)
-    rounded: NDArray[np.float32] = resized[0].permute(1, 2, 0).round_().clamp_(0, 255).numpy()
-    np.divide(rounded, np.float32(255), out=rounded)
-    np.multiply(rounded, np.float32(2), out=rounded)
-    return np.subtract(rounded, np.float32(1), out=rounded)
+def _resize(image: Image, size: tuple[int, int]) -> FloatArray:
+    """Bilinear without antialiasing, (H, W, 3); rounded half to even to whole values in 0..255.
+
+    PyTorch's own filter, because a value next to a half rounds as it does there only with the same arithmetic.
+    """
+    pixels = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        resized = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=False)
+    frame: FloatArray = resized[0].permute(1, 2, 0).numpy()
+    return np.rint(frame, out=frame)
 
 
-def _to_patches(crop: NDArray[np.float32], patch: int) -> NDArray[np.float32]:
+def _to_patches(crop: FloatArray, patch: int) -> FloatArray:
+    """Cuts values 0..255 of (H, W, 3) to (patches, patch_dim), row by row, scaled to [-1, 1]."""
     rows, columns = crop.shape[0] // patch, crop.shape[1] // patch
     tiles = crop.reshape(rows, patch, columns, patch, 3).transpose(0, 2, 1, 3, 4)
-    flat: NDArray[np.float32] = tiles.reshape(rows * columns, patch * patch * 3)
-    return flat
+    # A division: multiplying by 1 / 255 gives other float32 numbers.
+    patches: FloatArray = np.divide(tiles, np.float32(255), order="C")
+    np.multiply(patches, np.float32(2), out=patches)
+    np.subtract(patches, np.float32(1), out=patches)
+    return patches.reshape(rows * columns, patch * patch * 3)
 
 
 @lru_cache(maxsize=8)
 def _whole_crop_pooling(
     rows: int, columns: int, pooling_size: tuple[int, int]
-) -> tuple[NDArray[np.int64], tuple[int, int]]:
+) -> tuple[IntArray, tuple[int, int]]:
     return _pool(np.arange(rows * columns, dtype=np.int64).reshape(rows, columns), pooling_size)
 
 
-def _pool(
-    index_grid: NDArray[np.int64], pooling_size: tuple[int, int]
-) -> tuple[NDArray[np.int64], tuple[int, int]]:
+def _pool(index_grid: IntArray, pooling_size: tuple[int, int]) -> tuple[IntArray, tuple[int, int]]:
     """Groups a grid of patch indices into blocks; a grid that does not divide is padded with -1, more at the end."""
     padding = [(-size % block) for size, block in zip(index_grid.shape, pooling_size, strict=True)]
     padded = np.pad(index_grid, [(pad // 2, pad - pad // 2) for pad in padding], constant_values=-1)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from molmoact2_edge.checkpoint.norm_stats import NORM_MODES, Stats
+from molmoact2_edge.types import FloatArray
 
 _SMALLEST_RANGE = np.float32(1e-6)
 
 
-def normalize(vector: NDArray[np.float32], stats: Stats, norm_mode: str) -> NDArray[np.float32]:
+def normalize(vector: FloatArray, stats: Stats, norm_mode: str) -> FloatArray:
     """Raw units (..., D) to the model's; masked dimensions pass through, those whose min equals max become 0.
 
     `mean_std` neither clips nor knows constant dimensions; `none` changes nothing.
@@ -28,7 +28,7 @@ def normalize(vector: NDArray[np.float32], stats: Stats, norm_mode: str) -> NDAr
     return scaled.astype(np.float32)
 
 
-def unnormalize(vector: NDArray[np.float32], stats: Stats, norm_mode: str) -> NDArray[np.float32]:
+def unnormalize(vector: FloatArray, stats: Stats, norm_mode: str) -> FloatArray:
     """The model's units (..., D) to raw ones; masked dimensions pass through, but after the clip to [-1, 1]."""
     if norm_mode == "none":
         return vector.astype(np.float32)

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from molmoact2_edge.checkpoint import Checkpoint, Embodiment, ModelConfig, NormStats, ProcessorConfig
 from molmoact2_edge.errors import CheckpointError, InputError
-from molmoact2_edge.processor.images import Frame, ImageInputs, prepare_images
+from molmoact2_edge.processor.images import ImageInputs, prepare_images
 from molmoact2_edge.processor.normalization import normalize, unnormalize
 from molmoact2_edge.processor.prompt import expand_images, prompt_text
 from molmoact2_edge.processor.task import normalize_task
 from molmoact2_edge.processor.tokenizer import PromptTokenizer
+from molmoact2_edge.types import BoolArray, FloatArray, Image, IntArray
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,9 @@ class Prompt:
     """A prompt as text, with `<|image|>` not yet expanded, and as the model reads it."""
 
     text: str
-    input_ids: NDArray[np.int64]
+    input_ids: IntArray
     """(S,): images expanded, beginning token included."""
-    token_type_ids: NDArray[np.bool_]
+    token_type_ids: BoolArray
     """(S,): true for every token of an image; these see one another in both directions."""
 
 
@@ -54,11 +55,21 @@ class Processor:
         _check_token_ids(config, checkpoint.processor_config, tokenizer)
         return cls(config, checkpoint.processor_config, checkpoint.norm_stats, tokenizer)
 
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches in one crop."""
+        return self._processor_config.patch_grid
+
     def embodiment(self, norm_tag: str | None) -> Embodiment:
         """The embodiment of a tag; without a tag, the only one. Raises InputError, listing the tags."""
         return self._norm_stats.embodiment(norm_tag)
 
-    def images(self, images: Sequence[Frame]) -> ImageInputs:
+    @property
+    def patch_grid(self) -> tuple[int, int]:
+        """Rows and columns of patches in every crop."""
+        return self._processor_config.patch_grid
+
+    def images(self, images: Sequence[Image]) -> ImageInputs:
         """Frames (H, W, 3) uint8 RGB, main camera first. Raises InputError for any other type, shape or count."""
         return prepare_images(images, self._processor_config)
 
@@ -107,7 +118,7 @@ class Processor:
             )
         return Prompt(text, input_ids, np.isin(input_ids, self._image_token_ids))
 
-    def normalize_state(self, state: ArrayLike, norm_tag: str | None) -> NDArray[np.float32]:
+    def normalize_state(self, state: ArrayLike, norm_tag: str | None) -> FloatArray:
         """A state (D,) in raw units to the model's. Raises InputError for a wrong size or a number not finite."""
         embodiment = self.embodiment(norm_tag)
         vector = _finite_array(state, "state")
@@ -117,7 +128,7 @@ class Processor:
             )
         return normalize(vector, embodiment.state_stats, self._norm_stats.norm_mode)
 
-    def normalize_actions(self, actions: ArrayLike, norm_tag: str | None) -> NDArray[np.float32]:
+    def normalize_actions(self, actions: ArrayLike, norm_tag: str | None) -> FloatArray:
         """Actions (..., D) in raw units to the model's. Raises InputError for a wrong size or a number not finite."""
         embodiment = self.embodiment(norm_tag)
         array = _finite_array(actions, "actions")
@@ -127,7 +138,7 @@ class Processor:
             )
         return normalize(array, embodiment.action_stats, self._norm_stats.norm_mode)
 
-    def unnormalize_actions(self, chunk: NDArray[np.float32], norm_tag: str | None) -> NDArray[np.float32]:
+    def unnormalize_actions(self, chunk: FloatArray, norm_tag: str | None) -> FloatArray:
         """The model's chunk to the steps and units of the robot.
 
         Args:
@@ -163,7 +174,7 @@ class Processor:
         return normalize_task(task) if normalize_language else task
 
 
-def _finite_array(values: ArrayLike, name: str) -> NDArray[np.float32]:
+def _finite_array(values: ArrayLike, name: str) -> FloatArray:
     try:
         array = np.asarray(values, dtype=np.float32)
     except (TypeError, ValueError) as error:

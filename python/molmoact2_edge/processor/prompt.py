@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from molmoact2_edge.checkpoint.config import ModelConfig
 from molmoact2_edge.checkpoint.norm_stats import Embodiment
 from molmoact2_edge.checkpoint.processor_config import ProcessorConfig
+from molmoact2_edge.types import FloatArray
 
 IMAGE_MARK = "<|image|>"
 _PATCH, _COLUMN = "<im_patch>", "<im_col>"
@@ -22,7 +22,7 @@ _DEPTH_QUESTION = (
 )
 
 
-def state_tokens(normalized: NDArray[np.float32], num_state_tokens: int) -> str:
+def state_tokens(normalized: FloatArray, num_state_tokens: int) -> str:
     """A normalized state (D,) as text: each number clipped to [-1, 1], then the nearest of the state tokens."""
     clipped = np.clip(np.nan_to_num(normalized, nan=0.0), -1, 1).astype(np.float32)
     bins = np.rint((clipped + np.float32(1)) / np.float32(2) * np.float32(num_state_tokens - 1)).astype(
@@ -32,7 +32,7 @@ def state_tokens(normalized: NDArray[np.float32], num_state_tokens: int) -> str:
 
 
 def prompt_text(
-    *, num_images: int, task: str, normalized_state: NDArray[np.float32], embodiment: Embodiment,
+    *, num_images: int, task: str, normalized_state: FloatArray, embodiment: Embodiment,
     config: ModelConfig, depth: bool,
 ) -> str:  # fmt: skip
     """The prompt with one `<|image|>` per frame, not yet expanded and without the beginning token."""

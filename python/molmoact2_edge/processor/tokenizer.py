@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import tokenizers
-from numpy.typing import NDArray
 
 from molmoact2_edge.checkpoint.json_section import read_json
 from molmoact2_edge.errors import CheckpointError
+from molmoact2_edge.types import IntArray
 
 
 class PromptTokenizer:
@@ -54,7 +54,7 @@ class PromptTokenizer:
             )
         return cls(tokenizer, bos)
 
-    def encode(self, text: str) -> NDArray[np.int64]:
+    def encode(self, text: str) -> IntArray:
         ids = self._tokenizer.encode(text).ids
         if ids[:1] != [self.bos_token_id]:
             ids = [self.bos_token_id, *ids]
