@@ -24,7 +24,7 @@ from molmoact2_edge.model.masks import cross_attention_mask, depth_tokens
 from molmoact2_edge.model.molmoact2 import MolmoAct2
 from molmoact2_edge.openfast import OpenFast
 from molmoact2_edge.processor import ImageInputs, Processor, Prompt
-from molmoact2_edge.processor.convention import from_model, to_model
+from molmoact2_edge.processor.convention import JointConvention, joint_convention
 from molmoact2_edge.timing import Stopwatch
 from molmoact2_edge.types import BoolArray, FloatArray, Image, IntArray
 
@@ -154,7 +154,7 @@ class Policy:
         think: bool = False,
         depth_cache: DepthCache | None = None,
         normalize_language: bool = True,
-        joint_convention: str = "none",
+        convention: str = "none",
         trace: Trace | None = None,
     ) -> Prediction:
         """Predict one chunk of actions.
@@ -171,7 +171,7 @@ class Policy:
             think: Predict MolmoAct2-Think's depth map first and condition on it.
             depth_cache: ``Prediction.depth_cache`` of the frame before: unchanged cells are then not decoded again.
             normalize_language: Normalize the instruction as in training.
-            joint_convention: ``"so100_so101"`` maps a LeRobot-calibrated arm to the convention of those weights.
+            convention: ``"so100_so101"`` maps a LeRobot-calibrated arm to the convention of those weights.
             trace: Collects intermediate results.
 
         Raises:
@@ -184,12 +184,14 @@ class Policy:
             embodiment = self.processor.embodiment(norm_tag)
             self._check_mode(action_mode, think, depth_cache)
             steps = self._check_steps(num_steps)
+            joints = joint_convention(convention)
+            robot_state = np.asarray(state)
             sample = self._noise(noise, seed, embodiment.action_horizon)
             image_inputs = self.processor.images(images)
             prompt = self.processor.prompt(
                 image_inputs,
                 task=task,
-                state=to_model(np.asarray(state), joint_convention),
+                state=robot_state if joints is None else joints.to_model(robot_state),
                 norm_tag=norm_tag,
                 depth=think,
                 normalize_language=normalize_language,
@@ -197,8 +199,8 @@ class Policy:
             watch.lap("preprocess")
             features = self.model.image_features(
                 torch.from_numpy(image_inputs.pixel_values).to(self.device),
-                torch.from_numpy(image_inputs.batched_pooling).to(self.device),
-                image_inputs.patch_grid,
+                torch.from_numpy(image_inputs.batched_pooling()).to(self.device),
+                self.processor.patch_grid,
             )
             watch.lap("vision")
             discrete = action_mode == "discrete"
@@ -227,7 +229,7 @@ class Policy:
             else:
                 chunk = self._continuous(outcome, cache, sample, steps, embodiment, trace)
                 watch.lap("flow")
-            actions = self._finish(outcome, chunk, norm_tag, embodiment, joint_convention)
+            actions = self._finish(outcome, chunk, norm_tag, embodiment, joints)
             watch.lap("postprocess")
             return outcome.prediction(actions, watch.seconds())
 
@@ -374,13 +376,14 @@ class Policy:
         chunk: FloatArray,
         norm_tag: str | None,
         embodiment: Embodiment,
-        joint_convention: str,
+        joints: JointConvention | None,
     ) -> FloatArray:
         if not np.isfinite(chunk).all():
             outcome.refuse("the predicted chunk is not finite")
         if outcome.reason:
             return np.empty((0, embodiment.action_dim), dtype=np.float32)
-        return from_model(self.processor.unnormalize_actions(chunk, norm_tag), joint_convention)
+        actions = self.processor.unnormalize_actions(chunk, norm_tag)
+        return actions if joints is None else joints.from_model(actions)
 
     def _keep_prefill(
         self, trace: Trace, features: Tensor, cache: KeyValueCache, hidden: Tensor | None
