@@ -55,11 +55,6 @@ class Processor:
         _check_token_ids(config, checkpoint.processor_config, tokenizer)
         return cls(config, checkpoint.processor_config, checkpoint.norm_stats, tokenizer)
 
-    @property
-    def patch_grid(self) -> tuple[int, int]:
-        """Rows and columns of patches in one crop."""
-        return self._processor_config.patch_grid
-
     def embodiment(self, norm_tag: str | None) -> Embodiment:
         """The embodiment of a tag; without a tag, the only one. Raises InputError, listing the tags."""
         return self._norm_stats.embodiment(norm_tag)
