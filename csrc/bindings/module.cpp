@@ -3,5 +3,6 @@
 PYBIND11_MODULE(_core, module) {
   module.doc() = "Compiled part of molmoact2_edge; use the Python modules that wrap it.";
   molmoact2::bindings::bind_build(module);
+  molmoact2::bindings::bind_control(module);
   molmoact2::bindings::bind_kernels(module);
 }

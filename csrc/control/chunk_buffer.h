@@ -1,0 +1,96 @@
+// Chunks of actions on their way from the policy to the loop. What is spliced is decided by how many steps
+// were executed since the chunk's observation, never by how long the policy took.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "control/joints.h"
+#include "control/status.h"
+
+namespace molmoact2::control {
+
+enum class SpliceMode : std::uint8_t {
+  sync,   // a new chunk waits until every action of the present one was executed
+  async,  // a new chunk takes over at once, at the action that its observation makes due
+  blend,  // as async, while the distance at the seam fades out over blend_steps
+};
+
+struct ChunkOptions {
+  std::size_t action_dim = 0;
+  std::size_t capacity = 0;  // most actions in a chunk
+  SpliceMode mode = SpliceMode::async;
+  double actions_per_step = 1.0;  // chunk rate / loop rate: 0.6 for 30 Hz actions in a 50 Hz loop
+  std::int64_t blend_steps = 1;   // loop steps of a fade, in mode blend
+};
+
+// What next() did, for the record.
+struct ChunkInfo {
+  std::uint64_t chunk = 0;           // which push this target comes from, counted from 1; 0: none
+  double action = 0.0;               // position in the chunk, whole numbers are the chunk's own actions
+  std::int64_t remaining_steps = 0;  // loop steps that the chunk still covers, this one included
+  std::int64_t observed_step = 0;    // the step at which the chunk's observation was made
+  bool switched = false;             // this step is the first from this chunk
+  Reason reason = Reason::waiting_for_chunk;  // none with a target, otherwise why there is none
+  Reason rejected = Reason::none;             // why a chunk that arrived at this step was not taken
+};
+
+// push() belongs to one producer thread, the rest to one consumer thread; neither waits for the other. When
+// two chunks arrive between two steps, the later one is used.
+class ChunkBuffer {
+ public:
+  explicit ChunkBuffer(const ChunkOptions& options);
+
+  // `actions` is row-major (rows, action_dim); rows <= capacity, 0 allowed. Every row is executed, so a
+  // padded tail must be cut before. `observed_step` is the step that was due when the observation was made:
+  // row 0 is the action for it. `run` must equal the consumer's. Returns the chunk's number, or 0 when rows >
+  // capacity.
+  std::uint64_t push(const double* actions, std::size_t rows, std::int64_t observed_step,
+                     std::uint32_t run = 0) noexcept;
+
+  // The target for `step` (counted by the consumer, one more for each executed step). False: there is none.
+  bool next(std::int64_t step, JointVector& target, ChunkInfo& info) noexcept;
+
+  // Forgets every chunk; chunks of another run that are still on their way are not taken.
+  void clear(std::uint32_t run = 0) noexcept;
+
+  const ChunkOptions& options() const noexcept { return options_; }
+
+ private:
+  struct Chunk {
+    std::vector<double> actions;
+    std::size_t rows = 0;
+    std::int64_t observed_step = 0;
+    std::uint64_t number = 0;
+    std::uint32_t run = 0;
+  };
+
+  Reason judge(const Chunk& chunk, std::int64_t step) const noexcept;
+  void take_arrival(std::int64_t step, ChunkInfo& info) noexcept;
+  bool covers(const Chunk& chunk, std::int64_t step) const noexcept;
+  double position_in(const Chunk& chunk, std::int64_t step) const noexcept;
+  void sample(const Chunk& chunk, std::int64_t step, JointVector& target) const noexcept;
+  bool expected_at(std::int64_t step, JointVector& target) const noexcept;
+  void add_seam(std::int64_t step, JointVector& target) const noexcept;
+
+  ChunkOptions options_;
+  // One slot is being written, one waits in `middle_`, two belong to the consumer.
+  std::array<Chunk, 4> slots_;
+  std::atomic<std::uint32_t> middle_{1};  // slot index, plus kFresh when the consumer has not seen it
+  std::uint32_t back_ = 0;                // producer's
+  std::uint64_t pushed_ = 0;              // producer's
+  std::uint32_t current_ = 2;
+  std::uint32_t spare_ = 3;
+  std::uint32_t run_ = 0;
+  bool has_current_ = false;
+  bool has_last_target_ = false;
+  JointVector last_target_{};
+  std::int64_t seam_step_ = 0;
+  JointVector seam_{};  // where the targets would have gone on, less the new chunk, at the switch
+  Reason last_rejection_ = Reason::none;  // since the present chunk was taken
+};
+
+}  // namespace molmoact2::control

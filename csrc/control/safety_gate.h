@@ -1,0 +1,81 @@
+// The one way from a target to a command. Whatever comes in, what goes out is finite and keeps position,
+// velocity and acceleration limits together: the gate only moves as fast as it can still brake before a
+// position limit.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "control/joints.h"
+#include "control/status.h"
+
+namespace molmoact2::control {
+
+// Per joint, in the joint's unit, its unit per second, and per second squared.
+struct JointLimits {
+  std::size_t joint_count = 0;
+  JointVector position_min{};
+  JointVector position_max{};
+  JointVector velocity_max{};
+  JointVector acceleration_max{};
+  JointVector jump_max{};  // how far from the measured pose a target may be
+};
+
+// Empty when the limits are usable, otherwise what is wrong with them.
+std::string check(const JointLimits& limits);
+
+struct GateInput {
+  const double* target = nullptr;    // joint_count values, any bit pattern; null: there is none
+  Reason absence = Reason::none;     // why there is none
+  const double* measured = nullptr;  // joint_count values; null: not known at this tick
+};
+
+struct GateResult {
+  JointVector command{};
+  State state = State::idle;
+  Reason reason = Reason::not_reset;
+  bool followed = false;             // the target passed finite, fresh, mode and jump
+  std::uint32_t limited_joints = 0;  // bit per joint whose command differs from its target
+};
+
+class SafetyGate {
+ public:
+  // `limits` must pass check(); `period_s` > 0 is the time between two steps.
+  SafetyGate(const JointLimits& limits, double period_s) noexcept;
+
+  // Starts over, at rest at the measured pose (finite, joint_count values), and clears a fault. Outside the
+  // position limits the command starts at the nearest limit; farther out than jump_max, that is a fault.
+  void reset(const double* measured) noexcept;
+
+  // One period. Checks in this order: finite, fresh, mode, position, jump, velocity, acceleration. A target
+  // that fails one of the first three, or jumps, is not followed: the command decelerates to rest.
+  const GateResult& step(const GateInput& input) noexcept;
+
+  // Decelerate to rest, then idle until reset. The first reason given stays.
+  void stop(Reason reason) noexcept;
+  // Decelerate to rest and stay in fault until reset. The first reason given stays.
+  void fault(Reason reason) noexcept;
+
+  bool at_rest() const noexcept;
+  const GateResult& last() const noexcept { return result_; }
+  const JointLimits& limits() const noexcept { return limits_; }
+  double period_s() const noexcept { return period_s_; }
+
+ private:
+  Reason refuse(const GateInput& input) noexcept;
+  void move(const double* target) noexcept;
+  double approach_velocity(std::size_t joint, double target) const noexcept;
+
+  JointLimits limits_;
+  double period_s_;
+  JointVector velocity_{};         // of the last command, per second
+  JointVector velocity_max_{};     // limits_ less a margin for rounding
+  JointVector velocity_change_{};  // the most that velocity may change in one period
+  JointVector bounded_target_{};   // the target after the position limits
+  JointVector previous_target_{};
+  bool has_previous_target_ = false;
+  GateResult result_;
+};
+
+}  // namespace molmoact2::control

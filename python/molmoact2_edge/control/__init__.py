@@ -1,0 +1,31 @@
+"""The control loop in C++ and its parts: chunks are spliced, every command passes one gate, a thread keeps time.
+
+Arrays go in and come out as numpy; positions are in the robot's own units (degrees and 0..100 for the SO-101).
+"""
+
+from __future__ import annotations
+
+from molmoact2_edge._core.control import MailboxPort, Port, monotonic_ns
+from molmoact2_edge.control.chunks import ChunkBuffer, ChunkInfo
+from molmoact2_edge.control.gate import GateResult, SafetyGate
+from molmoact2_edge.control.limits import JointLimits
+from molmoact2_edge.control.loop import ControlLoop, Observation, SchedulingWarning, Telemetry, TickRecord
+from molmoact2_edge.control.states import GateState, Reason
+
+__all__ = [
+    "ChunkBuffer",
+    "ChunkInfo",
+    "ControlLoop",
+    "GateResult",
+    "GateState",
+    "JointLimits",
+    "MailboxPort",
+    "Observation",
+    "Port",
+    "Reason",
+    "SafetyGate",
+    "SchedulingWarning",
+    "Telemetry",
+    "TickRecord",
+    "monotonic_ns",
+]

@@ -1,0 +1,52 @@
+"""Limits per joint, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from molmoact2_edge._core import control as compiled
+from molmoact2_edge.errors import InputError
+
+
+class JointLimits:
+    """What the gate keeps, one value per joint, in the joint's unit, unit/s and unit/s².
+
+    ``jump_max`` is how far from the measured pose a target may be before it is refused. All arrays are (joints,)
+    float64 and read-only. Raises :class:`InputError` where lengths differ, a bound is not finite, a minimum is not
+    below its maximum, or a rate is not above 0.
+    """
+
+    def __init__(
+        self,
+        position_min: ArrayLike,
+        position_max: ArrayLike,
+        velocity_max: ArrayLike,
+        acceleration_max: ArrayLike,
+        jump_max: ArrayLike,
+    ) -> None:
+        self.position_min = _row(position_min)
+        self.position_max = _row(position_max)
+        self.velocity_max = _row(velocity_max)
+        self.acceleration_max = _row(acceleration_max)
+        self.jump_max = _row(jump_max)
+        try:
+            self._core = compiled.JointLimits(
+                self.position_min, self.position_max, self.velocity_max, self.acceleration_max, self.jump_max
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from None
+
+    def __len__(self) -> int:
+        return int(self.position_min.size)
+
+    def __repr__(self) -> str:
+        return f"JointLimits({len(self)} joints)"
+
+
+def _row(values: ArrayLike | Sequence[float]) -> NDArray[np.float64]:
+    row = np.array(values, dtype=np.float64)
+    row.setflags(write=False)
+    return row
