@@ -36,6 +36,12 @@ class TensorEntry:
     end: int
 
 
+def data_start(path: Path) -> int:
+    """The byte at which tensor data begins in a file whose header was read before."""
+    with path.open("rb") as file:
+        return _LENGTH_BYTES + int.from_bytes(file.read(_LENGTH_BYTES), "little")
+
+
 def read_header(path: Path) -> dict[str, TensorEntry]:
     """Tensors of a file, by name.
 

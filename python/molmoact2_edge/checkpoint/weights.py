@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from molmoact2_edge.checkpoint.json_section import Section, read_json
-from molmoact2_edge.checkpoint.safetensors_header import TensorEntry, read_header
+from molmoact2_edge.checkpoint.mapped_file import MappedFile
+from molmoact2_edge.checkpoint.safetensors_header import TensorEntry, data_start, read_header
 from molmoact2_edge.errors import CheckpointError
 
 SINGLE_FILE = "model.safetensors"
@@ -35,7 +34,7 @@ class Weights:
                     f"{files[stored]}: tensor {stored!r} is listed in {INDEX_FILE}, but the file does not hold it"
                 )
             self._entries[name] = header[stored]
-        self._open_files: dict[Path, Any] = {}
+        self._mapped: dict[Path, MappedFile] = {}
 
     @classmethod
     def open(cls, directory: Path) -> Weights:
@@ -95,15 +94,17 @@ class Weights:
         Raises:
             CheckpointError: The tensor is not there or of an unsupported dtype, or its file cannot be mapped.
         """
-        self.dtype(name)
+        return self._file(name).tensor(self._entry(name), self.dtype(name))
+
+    def release(self, name: str) -> None:
+        """Give the pages of a tensor that was read back to the system; views of it stay usable, but slow."""
+        self._file(name).release(self._entry(name))
+
+    def _file(self, name: str) -> MappedFile:
         path = self.file_of(name)
-        try:
-            if path not in self._open_files:
-                self._open_files[path] = safe_open(path, framework="pt", device="cpu")
-            tensor: torch.Tensor = self._open_files[path].get_tensor(self._stored_names[name])
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path}: tensor {name!r} could not be read: {error}") from error
-        return tensor
+        if path not in self._mapped:
+            self._mapped[path] = MappedFile(path, data_start(path))
+        return self._mapped[path]
 
     def _entry(self, name: str) -> TensorEntry:
         entry = self._entries.get(name)

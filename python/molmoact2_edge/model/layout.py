@@ -19,6 +19,9 @@ from molmoact2_edge.errors import CheckpointError
 
 Shape = tuple[int, ...]
 
+# How much of a file is resident while a tensor is converted.
+_SLAB_BYTES = 16 << 20
+
 
 class TensorReader(Protocol):
     """Named tensors with known shapes, read one at a time (``checkpoint.Weights`` is one)."""
@@ -26,6 +29,9 @@ class TensorReader(Protocol):
     def shape(self, name: str) -> Shape: ...
 
     def read(self, name: str) -> Tensor: ...
+
+    def release(self, name: str) -> None:
+        """Called when the tensor that was read is no longer needed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +106,13 @@ class Linear:
         return Linear(self.weight[start:stop], None if self.bias is None else self.bias[start:stop])
 
 
+def _slab_rows(tensor: Tensor) -> int:
+    """Rows to convert at a time: an embedding table alone would take a tenth of the model's memory again."""
+    return max(1, _SLAB_BYTES * tensor.shape[0] // max(1, tensor.nbytes))
+
+
 def checkpoint_source(reader: TensorReader, *, dtype: torch.dtype, device: torch.device) -> ParameterSource:
-    """Return a source that reads, checks and converts tensor by tensor, so that only one is in flight."""
+    """Return a source that reads, checks and converts tensor by tensor, so that only a part of one is in flight."""
 
     def fill(part: Part, rows: Tensor) -> None:
         found = reader.shape(part.name)
@@ -110,7 +121,11 @@ def checkpoint_source(reader: TensorReader, *, dtype: torch.dtype, device: torch
                 f"tensor {part.name!r} has shape {list(found)}, but the configuration asks for "
                 f"{list(part.shape)}; config.json and the weights do not belong together"
             )
-        rows.copy_(reader.read(part.name))
+        stored = reader.read(part.name)
+        slab = _slab_rows(stored)
+        for begin in range(0, stored.shape[0], slab):
+            rows[begin : begin + slab].copy_(stored[begin : begin + slab])
+            reader.release(part.name)
 
     return ParameterSource(fill, dtype=dtype, device=device)
 

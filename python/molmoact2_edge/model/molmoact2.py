@@ -42,6 +42,7 @@ class MolmoAct2:
             )
             if config.action_expert_depth_gate:
                 self.depth_gate = DepthGate(source, config)
+        self.parameters: list[Tensor] = [parameter.tensor for parameter in source.parameters]
 
     @classmethod
     def load(

@@ -1,4 +1,4 @@
-"""Every unusable argument of `Policy.predict`: one clear error, and the next call works as if it had never been made."""
+"""Every unusable argument of `Policy.predict`: one clear error, and the next call works as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_depth_cache_of_another_kind(codes: np.ndarray[Any, Any], thinker: Polic
 
 def test_discrete_without_tokenizer(reference: Path) -> None:
     policy = Policy.from_pretrained(reference / "tiny-base", device="cpu", dtype="float32")
-    with pytest.raises(InputError, match="OpenFast.from_pretrained"):
+    with pytest.raises(InputError, match="set policy.action_tokenizer"):
         call(policy, action_mode="discrete")
 
 
