@@ -92,7 +92,7 @@ def test_depth_cache_of_another_kind(codes: np.ndarray[Any, Any], thinker: Polic
 
 def test_discrete_without_tokenizer(reference: Path) -> None:
     policy = Policy.from_pretrained(reference / "tiny-base", device="cpu", dtype="float32")
-    with pytest.raises(InputError, match="set policy.action_tokenizer"):
+    with pytest.raises(InputError, match=r"set policy\.action_tokenizer"):
         call(policy, action_mode="discrete")
 
 
