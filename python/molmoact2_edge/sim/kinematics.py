@@ -1,8 +1,8 @@
 """Closed-form kinematics of the SO-101 for a gripper in the vertical plane of the arm.
 
-Seen from the side, shoulder lift, elbow and wrist flex form a planar chain and all three turn the gripper downwards when
-they grow; the shoulder pan turns that plane about a vertical axis, clockwise from above. The figures follow from the
-body frames in `models/so101_sim/so101_touch.xml`, which a test compares.
+Seen from the side, shoulder lift, elbow and wrist flex form a planar chain and all three turn the gripper downwards
+when they grow; the shoulder pan turns that plane about a vertical axis, clockwise from above. The figures follow from
+the body frames in `models/so101_sim/so101_touch.xml`, which a test compares.
 """
 
 from __future__ import annotations

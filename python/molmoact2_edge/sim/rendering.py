@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -29,7 +30,7 @@ def import_mujoco() -> ModuleType:
         RobotError: MuJoCo is installed, but the GL libraries that MUJOCO_GL asks for are not.
     """
     headless = not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
-    if headless and not os.environ.get("MUJOCO_GL"):
+    if headless and "mujoco" not in sys.modules and not os.environ.get("MUJOCO_GL"):
         os.environ["MUJOCO_GL"] = "egl"
     try:
         import mujoco
@@ -48,7 +49,10 @@ def import_mujoco() -> ModuleType:
 
 def _no_gl(error: BaseException) -> RobotError:
     backend = os.environ.get("MUJOCO_GL", "glfw")
-    return RobotError(f"no OpenGL library works for MUJOCO_GL={backend} ({error}); {_GL_ADVICE}")
+    return RobotError(
+        f"no OpenGL library works for MUJOCO_GL={backend}, as MuJoCo found it when it was imported ({error}); "
+        f"{_GL_ADVICE}"
+    )
 
 
 class OffscreenRenderer:
@@ -73,6 +77,9 @@ class OffscreenRenderer:
         except Exception as error:
             raise _no_gl(error) from error
         self._model = model
+        # The drawing buffer is made as large as the model's own setting says.
+        size = model.vis.global_
+        size.offwidth, size.offheight = max(size.offwidth, self.width), max(size.offheight, self.height)
         self._context = mj.MjrContext(model, mj.mjtFontScale.mjFONTSCALE_100.value)
         mj.mjr_setBuffer(mj.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
         self._scene = mj.MjvScene(model, _MAX_GEOMS)

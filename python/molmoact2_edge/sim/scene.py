@@ -165,7 +165,7 @@ class SceneSampler:
         return np.array([*np.degrees(arm), 0.0, 0.0])
 
     def _places(self, rng: np.random.Generator) -> list[tuple[float, float]]:
-        """Three places no closer than `block_separation`; draws all anew when one does not fit, so no place is favoured."""
+        """Three places at least `block_separation` apart; all are drawn anew when one does not fit."""
         p = self.parameters
         for _ in range(10_000):
             x, y = rng.uniform(*p.block_x, size=3), rng.uniform(*p.block_y, size=3)

@@ -104,7 +104,7 @@ class World:
         model = self.model
         self.timestep = float(model.opt.timestep)
         limits = model.jnt_range[: len(JOINT_NAMES)]
-        self.limits: DoubleArray = to_degrees(limits.T.copy()).T
+        self.limits: DoubleArray = to_degrees(limits.T).T
         """(6, 2) lowest and highest position of each joint, in the units of `positions`."""
         self._low, self._high = limits[:, 0].copy(), limits[:, 1].copy()
         self._cameras = {name: model.camera(name).id for name in CAMERAS}
@@ -112,6 +112,7 @@ class World:
         self._block_geoms = [model.geom(f"{colour}_block").id for colour in COLOURS]
         self._is_robot = model.geom_group == 1
         self._gripper_geoms = {model.geom(name).id for name in _GRIPPER_GEOMS}
+        self._gain, self._bias = model.actuator_gainprm.copy(), model.actuator_biasprm.copy()
         self._touches: dict[str, Touch] = {}
         self._set_point = np.zeros(6)
         self.scene: Scene = self.reset()
@@ -121,8 +122,7 @@ class World:
         self.scene = self._sampler.sample(self._rng if rng is None else rng, self.data)
         start = np.clip(to_radians(np.array(self.scene.start)), self._low, self._high)
         self.data.qpos[:6] = start
-        self.data.ctrl[:6] = start
-        self._set_point = start
+        self.set_servo_gains(1.0, 1.0)
         self._touches = {}
         self._mj.mj_forward(self.model, self.data)
         return self.scene
@@ -173,7 +173,7 @@ class World:
 
     def velocities(self) -> DoubleArray:
         """(6,) measured joint velocities: degrees per second, gripper in its 0..100 units per second."""
-        velocities = np.degrees(self.data.qvel[:6])
+        velocities: DoubleArray = np.degrees(self.data.qvel[:6])
         velocities[5] *= 100.0 / GRIPPER_SPAN_DEG
         return velocities
 
@@ -208,23 +208,18 @@ class World:
             InputError: no such camera.
             RobotError: no GL library works.
         """
-        camera_id = self._camera_id(camera)
+        camera_id = self.camera_id(camera)
         if self._renderer is None:
             self._renderer = OffscreenRenderer(self.model, self.image_size)
-        # mj_step leaves body and camera poses of the step's beginning; images show the positions.
-        self._mj.mj_kinematics(self.model, self.data)
-        self._mj.mj_comPos(self.model, self.data)
-        self._mj.mj_camlight(self.model, self.data)
+        self.refresh_poses()
         self._renderer.capture(self.data, camera_id)
         return self._renderer.draw()
 
     def image_points(self, camera: str) -> ImagePoints:
         """Where each block is in a camera's image and how much of it the camera sees."""
-        camera_id = self._camera_id(camera)
+        camera_id = self.camera_id(camera)
         data, model = self.data, self.model
-        self._mj.mj_kinematics(model, data)
-        self._mj.mj_comPos(model, data)
-        self._mj.mj_camlight(model, data)
+        self.refresh_poses()
         eye = data.cam_xpos[camera_id].copy()
         axes = data.cam_xmat[camera_id].reshape(3, 3)
         pixels, visible = np.empty((3, 2)), np.zeros(3)
@@ -243,6 +238,24 @@ class World:
             visible[i] = seen / len(points)
         return ImagePoints(pixels, visible)
 
+    def refresh_poses(self) -> None:
+        """Brings body, camera and light poses up to the positions; a physics step leaves those of its beginning."""
+        self._mj.mj_kinematics(self.model, self.data)
+        self._mj.mj_comPos(self.model, self.data)
+        self._mj.mj_camlight(self.model, self.data)
+
+    def set_servo_gains(self, stiffness: float, damping: float) -> None:
+        """Scales the servos' position and velocity gains: 1 and 1 follow targets, 0 and 1 brake, 0 and 0 let go.
+
+        The set points restart from the measured positions, so that nothing jumps. A reset restores 1 and 1.
+        """
+        model = self.model
+        model.actuator_gainprm[:, 0] = self._gain[:, 0] * stiffness
+        model.actuator_biasprm[:, 1] = self._bias[:, 1] * stiffness
+        model.actuator_biasprm[:, 2] = self._bias[:, 2] * damping
+        self._set_point = np.clip(self.data.qpos[:6], self._low, self._high)
+        self.data.ctrl[:] = self._set_point
+
     def close(self) -> None:
         """Frees the GL context, in the thread that drew."""
         if self._renderer is not None:
@@ -250,10 +263,11 @@ class World:
             self._renderer = None
 
     def camera_id(self, camera: str) -> int:
-        """Number of a camera in the model."""
-        return self._camera_id(camera)
+        """Number of a camera in the model.
 
-    def _camera_id(self, camera: str) -> int:
+        Raises:
+            InputError: no such camera.
+        """
         if camera not in self._cameras:
             raise InputError(f"no camera {camera!r}; this world has {', '.join(self._cameras)}")
         return int(self._cameras[camera])
