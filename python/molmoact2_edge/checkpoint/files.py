@@ -144,9 +144,9 @@ def _snapshot(hub_id: str, patterns: list[str], offline: bool, revision: str | N
     except Exception as error:
         # The client raises its own, its HTTP library's and OS errors; each means that the files are not here.
         reason = (
-            "it is not in the local cache, and offline mode forbids fetching it" if offline else str(error)
+            "offline mode forbids fetching it, and the local cache does not hold it" if offline else error
         )
-        raise CheckpointError(f"{hub_id}: could not be opened from the Hub: {reason}") from error
+        raise CheckpointError(f"{hub_id}: no such directory, and as a Hub id: {reason}") from error
 
 
 def is_offline() -> bool:

@@ -18,9 +18,8 @@ from molmoact2_edge.errors import CheckpointError
 class MappedFile:
     """A file mapped for reading. Writing to a tensor changes this process's view of it, never the file."""
 
-    def __init__(self, path: Path, data_start: int) -> None:
-        """`data_start`: the byte at which tensor data begins. Raises CheckpointError where it cannot be mapped."""
-        self._data_start = data_start
+    def __init__(self, path: Path) -> None:
+        """Raises CheckpointError where the file cannot be mapped."""
         try:
             with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
@@ -30,7 +29,7 @@ class MappedFile:
     def tensor(self, entry: TensorEntry, dtype: torch.dtype) -> torch.Tensor:
         """The tensor as a view of the file; a copy only where the file does not align it."""
         count = (entry.end - entry.begin) // dtype.itemsize
-        start = self._data_start + entry.begin
+        start = entry.begin
         if count == 0:
             return torch.empty(entry.shape, dtype=dtype)
         if start % dtype.itemsize:
@@ -40,5 +39,5 @@ class MappedFile:
 
     def release(self, entry: TensorEntry) -> None:
         """Give the tensor's pages back to the system; reading it again loads them from the file again."""
-        first = (self._data_start + entry.begin) // mmap.PAGESIZE * mmap.PAGESIZE
-        self._map.madvise(mmap.MADV_DONTNEED, first, self._data_start + entry.end - first)
+        first = entry.begin // mmap.PAGESIZE * mmap.PAGESIZE
+        self._map.madvise(mmap.MADV_DONTNEED, first, entry.end - first)

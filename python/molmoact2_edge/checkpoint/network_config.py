@@ -54,9 +54,10 @@ class VitConfig:
         patch = config.image_patch_size
         if min(height, width) < patch or height % patch or width % patch:
             section.refuse("image_default_input_size", f"multiples of image_patch_size = {patch}")
-        if config.image_num_pos != (height // patch) * (width // patch):
+        rows, columns = height // patch, width // patch
+        if config.image_num_pos not in (rows * columns, math.isqrt(config.image_num_pos) ** 2):
             section.refuse(
-                "image_num_pos", f"the {height // patch} x {width // patch} patches of the default input size"
+                "image_num_pos", f"the default input's {rows} x {columns} patches, or a square number"
             )
         return config
 
@@ -67,9 +68,12 @@ class VitConfig:
 
     @property
     def position_grid(self) -> tuple[int, int]:
-        """Rows and columns of the learned positions."""
+        """Rows and columns of the learned positions: the default input's patches, else a square of its own."""
         height, width = self.image_default_input_size
-        return height // self.image_patch_size, width // self.image_patch_size
+        rows, columns = height // self.image_patch_size, width // self.image_patch_size
+        if rows * columns == self.image_num_pos:
+            return rows, columns
+        return math.isqrt(self.image_num_pos), math.isqrt(self.image_num_pos)
 
     def feature_layers(self, adapter: AdapterConfig) -> tuple[int, ...]:
         """Indices (from 0) of the layers whose outputs the connector takes, in order of concatenation."""

@@ -31,10 +31,11 @@ class Stats:
 
     dim: int
     values: Mapping[str, FloatArray]
-    """By the file's own key: mean, std, min, max, q01, q99, q10, q90; those that the file has."""
+    """By the file's own key: mean, std, min, max, q01, q99, q10, q90; those that the mode uses."""
     mask: BoolArray
     """False where a dimension passes through as it is."""
     names: tuple[str, ...] = ()
+    """Of the dimensions, for people; empty where the file has none that fit."""
 
     @classmethod
     def from_json(cls, values: object, where: str, norm_mode: str) -> Stats:
@@ -44,29 +45,30 @@ class Stats:
             CheckpointError: A statistic that `norm_mode` needs is missing, sizes differ, or one is not finite.
         """
         section = Section(values, where)
-        arrays = {key: _vector(section, key) for key in _STATISTICS if section.get(key) is not None}
-        for key in NORM_MODES[norm_mode]:
-            if key not in arrays:
+        needed = NORM_MODES[norm_mode]
+        for key in needed:
+            if section.get(key) is None:
                 raise CheckpointError(f"{where}: norm_mode {norm_mode!r} needs `{key}`, which is missing")
-        names = section.get("names", [])
+        # Where the mode itself needs none, any statistic still tells the size.
+        optional = _STATISTICS if norm_mode == "none" else ("min", "max")
+        keys = dict.fromkeys([*needed, *(key for key in optional if section.get(key) is not None)])
+        arrays = {key: _vector(section, key) for key in keys}
         mask = section.get("mask")
+        if mask is not None and not (isinstance(mask, list) and all(isinstance(one, bool) for one in mask)):
+            section.refuse("mask", "a list of true and false")
         sizes = {key: len(array) for key, array in arrays.items()}
         if mask is not None:
-            if not isinstance(mask, list) or not all(isinstance(one, bool) for one in mask):
-                section.refuse("mask", "a list of true and false")
             sizes["mask"] = len(mask)
-        if not sizes and isinstance(names, list) and names:
-            sizes["names"] = len(names)
         if len(set(sizes.values())) != 1 or 0 in sizes.values():
             raise CheckpointError(f"{where}: expected statistics of one common size, got {sizes or 'none'}")
         dim = next(iter(sizes.values()))
-        if not isinstance(names, list) or (names and len(names) != dim):
-            section.refuse("names", f"a list of {dim} names")
+        names = section.get("names")
+        named = isinstance(names, list) and len(names) == dim
         return cls(
             dim=dim,
             values=arrays,
             mask=np.ones(dim, dtype=np.bool_) if mask is None else np.array(mask, dtype=np.bool_),
-            names=tuple(str(name) for name in names),
+            names=tuple(str(name) for name in names) if named else (),
         )
 
 

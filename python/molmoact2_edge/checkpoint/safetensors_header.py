@@ -28,18 +28,12 @@ ITEM_BYTES = {
 
 @dataclass(frozen=True)
 class TensorEntry:
-    """Where a tensor lies: `begin` and `end` count bytes from the end of the header."""
+    """Where a tensor lies: `begin` and `end` count bytes from the start of the file."""
 
     dtype: str
     shape: tuple[int, ...]
     begin: int
     end: int
-
-
-def data_start(path: Path) -> int:
-    """The byte at which tensor data begins in a file whose header was read before."""
-    with path.open("rb") as file:
-        return _LENGTH_BYTES + int.from_bytes(file.read(_LENGTH_BYTES), "little")
 
 
 def read_header(path: Path) -> dict[str, TensorEntry]:
@@ -75,8 +69,9 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: damaged safetensors header: expected a JSON object")
     header.pop("__metadata__", None)
-    entries = {name: _entry(path, name, values) for name, values in header.items()}
-    _check_layout(path, entries, file_bytes - _LENGTH_BYTES - header_bytes)
+    data_start = _LENGTH_BYTES + header_bytes
+    entries = {name: _entry(path, name, values, data_start) for name, values in header.items()}
+    _check_layout(path, entries, data_start, file_bytes)
     return entries
 
 
@@ -87,7 +82,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _entry(path: Path, name: str, values: object) -> TensorEntry:
+def _entry(path: Path, name: str, values: object, data_start: int) -> TensorEntry:
     def refuse(what: str) -> CheckpointError:
         return CheckpointError(f"{path}: tensor {name!r}: {what}; the file is damaged")
 
@@ -107,29 +102,29 @@ def _entry(path: Path, name: str, values: object) -> TensorEntry:
         raise refuse(
             f"{dtype} of shape {shape} takes {expected} bytes, its data_offsets {offsets} give another size"
         )
-    return TensorEntry(dtype=dtype, shape=tuple(shape), begin=offsets[0], end=offsets[1])
+    return TensorEntry(
+        dtype=dtype, shape=tuple(shape), begin=data_start + offsets[0], end=data_start + offsets[1]
+    )
 
 
 def _are_sizes(values: Any) -> bool:
     return isinstance(values, list) and all(type(one) is int and one >= 0 for one in values)
 
 
-def _check_layout(path: Path, entries: Mapping[str, TensorEntry], data_bytes: int) -> None:
+def _check_layout(path: Path, entries: Mapping[str, TensorEntry], data_start: int, file_bytes: int) -> None:
     """Tensors must follow one another without gap or overlap and fill the file exactly."""
-    expected_begin = 0
+    filled = data_start
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
-        if entry.begin != expected_begin:
+        if entry.begin != filled:
             raise CheckpointError(
-                f"{path}: tensor {name!r}: expected its data at byte {expected_begin}, its data_offsets say "
+                f"{path}: tensor {name!r}: expected its data at byte {filled} of the file, the header says "
                 f"{entry.begin}; the file is damaged"
             )
-        expected_begin = entry.end
-        if entry.end > data_bytes:
+        filled = entry.end
+        if filled > file_bytes:
             raise CheckpointError(
-                f"{path}: truncated: tensor {name!r} ends at byte {entry.end} of the data, the file has {data_bytes}; "
+                f"{path}: truncated: tensor {name!r} ends at byte {filled}, the file has {file_bytes}; "
                 "download it again"
             )
-    if expected_begin != data_bytes:
-        raise CheckpointError(
-            f"{path}: expected {expected_begin} bytes of tensor data, found {data_bytes}; the file is damaged"
-        )
+    if filled != file_bytes:
+        raise CheckpointError(f"{path}: expected {filled} bytes, found {file_bytes}; the file is damaged")

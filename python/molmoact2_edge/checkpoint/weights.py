@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from molmoact2_edge.checkpoint.json_section import Section, read_json
 from molmoact2_edge.checkpoint.mapped_file import MappedFile
-from molmoact2_edge.checkpoint.safetensors_header import TensorEntry, data_start, read_header
+from molmoact2_edge.checkpoint.safetensors_header import TensorEntry, read_header
 from molmoact2_edge.errors import CheckpointError
 
 SINGLE_FILE = "model.safetensors"
@@ -18,23 +19,21 @@ INDEX_FILE = "model.safetensors.index.json"
 _DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """Where a tensor lies: its file, its name there, and what the file's header says of it."""
+
+    path: Path
+    name: str
+    entry: TensorEntry
+
+
 class Weights:
     """Tensors by name. Headers are checked on opening; data is mapped from the file only when it is read."""
 
-    def __init__(self, files: Mapping[str, Path], stored_names: Mapping[str, str]) -> None:
-        """`files` maps each stored name to its file, `stored_names` each public name to the stored one."""
-        headers = {path: read_header(path) for path in set(files.values())}
-        self._stored_names = stored_names
-        self._files = files
-        self._entries: dict[str, TensorEntry] = {}
-        for name, stored in stored_names.items():
-            header = headers[files[stored]]
-            if stored not in header:
-                raise CheckpointError(
-                    f"{files[stored]}: tensor {stored!r} is listed in {INDEX_FILE}, but the file does not hold it"
-                )
-            self._entries[name] = header[stored]
-        self._mapped: dict[Path, MappedFile] = {}
+    def __init__(self, tensors: Mapping[str, _Stored]) -> None:
+        self._tensors = tensors
+        self._mapped_files: dict[Path, MappedFile] = {}
 
     @classmethod
     def open(cls, directory: Path) -> Weights:
@@ -43,50 +42,46 @@ class Weights:
         A LeRobot-saved checkpoint holds every name under one more leading `model.`, which is dropped here.
 
         Raises:
-            CheckpointError: A file is missing or damaged, or the index does not fit the files or leaves the directory.
+            CheckpointError: A file is missing or damaged, or the index does not fit its files or leaves the directory.
         """
         single, index = directory / SINGLE_FILE, directory / INDEX_FILE
         if single.exists():
-            files = dict.fromkeys(read_header(single), single)
+            stored = [_Stored(single, name, entry) for name, entry in read_header(single).items()]
         elif index.exists():
-            files = _files_of_index(directory, index)
+            stored = _stored_by_index(directory, index)
         else:
             raise CheckpointError(
                 f"{directory}: expected {SINGLE_FILE}, or {INDEX_FILE} with its shards; neither is there"
             )
-        if not files:
+        if not stored:
             raise CheckpointError(f"{directory}: the weights hold no tensor")
-        from_lerobot = any(name.startswith("model.model.") for name in files)
-        stored_names = {name.removeprefix("model.") if from_lerobot else name: name for name in files}
-        if len(stored_names) != len(files):
+        from_lerobot = any(one.name.startswith("model.model.") for one in stored)
+        tensors = {one.name.removeprefix("model.") if from_lerobot else one.name: one for one in stored}
+        if len(tensors) != len(stored):
             raise CheckpointError(
                 f"{directory}: tensors stand there both with and without the leading `model.`"
             )
-        return cls(files, stored_names)
+        return cls(tensors)
 
     def names(self) -> list[str]:
-        return list(self._entries)
+        return list(self._tensors)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._tensors
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Raises CheckpointError for a tensor that is not there."""
-        return self._entry(name).shape
+        return self._stored(name).entry.shape
 
     def dtype(self, name: str) -> torch.dtype:
         """Raises CheckpointError for a tensor that is not there, or of a dtype other than fp32, bf16 and fp16."""
-        stored = self._entry(name).dtype
-        if stored not in _DTYPES:
+        stored = self._stored(name)
+        if stored.entry.dtype not in _DTYPES:
             raise CheckpointError(
-                f"{self.file_of(name)}: tensor {name!r} has the unsupported dtype {stored}; "
+                f"{stored.path}: tensor {stored.name!r} has the unsupported dtype {stored.entry.dtype}; "
                 f"supported are {', '.join(_DTYPES)}"
             )
-        return _DTYPES[stored]
-
-    def file_of(self, name: str) -> Path:
-        self._entry(name)
-        return self._files[self._stored_names[name]]
+        return _DTYPES[stored.entry.dtype]
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor on the CPU, as a view of the mapped file: no copy, and not to be written to.
@@ -94,29 +89,31 @@ class Weights:
         Raises:
             CheckpointError: The tensor is not there or of an unsupported dtype, or its file cannot be mapped.
         """
-        return self._file(name).tensor(self._entry(name), self.dtype(name))
+        dtype = self.dtype(name)
+        stored = self._stored(name)
+        return self._mapped(stored.path).tensor(stored.entry, dtype)
 
     def release(self, name: str) -> None:
         """Give the pages of a tensor that was read back to the system; views of it stay usable, but slow."""
-        self._file(name).release(self._entry(name))
+        stored = self._stored(name)
+        self._mapped(stored.path).release(stored.entry)
 
-    def _file(self, name: str) -> MappedFile:
-        path = self.file_of(name)
-        if path not in self._mapped:
-            self._mapped[path] = MappedFile(path, data_start(path))
-        return self._mapped[path]
+    def _mapped(self, path: Path) -> MappedFile:
+        if path not in self._mapped_files:
+            self._mapped_files[path] = MappedFile(path)
+        return self._mapped_files[path]
 
-    def _entry(self, name: str) -> TensorEntry:
-        entry = self._entries.get(name)
-        if entry is None:
+    def _stored(self, name: str) -> _Stored:
+        stored = self._tensors.get(name)
+        if stored is None:
             raise CheckpointError(
                 f"tensor {name!r} is missing from the checkpoint's weights; the configuration asks for it. "
                 "The checkpoint is incomplete, or its config.json belongs to another"
             )
-        return entry
+        return stored
 
 
-def _files_of_index(directory: Path, index: Path) -> dict[str, Path]:
+def _stored_by_index(directory: Path, index: Path) -> list[_Stored]:
     weight_map = Section(read_json(index), str(index)).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{index}: expected a `weight_map` from tensor names to files")
@@ -136,7 +133,15 @@ def _files_of_index(directory: Path, index: Path) -> dict[str, Path]:
                 f"{shard}: is a link that leaves the checkpoint directory to {shard.resolve()}"
             )
         shards[file_name] = shard
-    return {tensor: shards[file_name] for tensor, file_name in weight_map.items()}
+    headers = {file_name: read_header(shard) for file_name, shard in shards.items()}
+    for name, file_name in weight_map.items():
+        if name not in headers[file_name]:
+            raise CheckpointError(
+                f"{shards[file_name]}: tensor {name!r} is missing, {INDEX_FILE} says that it is here"
+            )
+    return [
+        _Stored(shards[file_name], name, headers[file_name][name]) for name, file_name in weight_map.items()
+    ]
 
 
 def _allowed_roots(directory: Path) -> list[Path]:
