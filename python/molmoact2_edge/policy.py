@@ -205,7 +205,7 @@ class Policy:
             watch.lap("vision")
             discrete = action_mode == "discrete"
             generation_limit = _TOKENS_PER_STEP * embodiment.action_horizon if discrete else 0
-            closing_limit = max(_MIN_CLOSING_TOKENS, embodiment.action_horizon)
+            closing_limit = max(_MIN_CLOSING_TOKENS, self.config.max_action_horizon)
             depth_room = 1 + self.config.num_depth_codes + closing_limit if think else 0
             cache = self.model.decoder.new_cache(1, len(prompt.input_ids) + depth_room + generation_limit)
             hidden = self.model.prefill(
@@ -364,6 +364,8 @@ class Policy:
         assert config.eos_token_id is not None
         generated = generate(self.model.decoder, cache, hidden, end=config.eos_token_id, limit=limit)
         outcome.token_ids = generated.token_ids
+        if not generated.complete:
+            outcome.refuse(f"no end token came within {limit} generated tokens")
         codes = action_codes(generated, config)
         chunk, valid = self.action_tokenizer.decode(codes, embodiment.action_horizon, embodiment.action_dim)
         if not valid:

@@ -24,9 +24,11 @@ class DepthGate:
         """Return the gate of every layer, (layers,) or (1,) when shared.
 
         ``values``: (layers, tokens, kv_width); ``depth``, ``valid``: bool (tokens,); the mean runs over the valid
-        tokens that are no depth tokens.
+        tokens that are no depth tokens, or over all valid ones where there is no other.
         """
         others = valid & ~depth
+        if not bool(others.any()):
+            others = valid
         pooled = values[:, others].mean(dim=1)
         if not self.per_layer:
             pooled = pooled[-1:]

@@ -114,6 +114,7 @@ def test_generation_that_reaches_its_limit_is_invalid(policy: Policy, monkeypatc
     p = call(policy, action_mode="discrete", images=[frame])
     assert p.token_ids == complete[:12]
     assert not p.valid
+    assert "12 generated tokens" in p.reason
     assert p.actions.shape == (0, 6)
 
 
