@@ -1,0 +1,46 @@
+"""The command ``molmoact2-edge``; each subcommand is a module of its own, imported when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+
+from molmoact2_edge.errors import MolmoAct2Error
+
+_COMMANDS = {
+    "run": "run a policy on a robot, or in the simulator, in closed loop",
+    "predict": "predict one chunk of actions from image files",
+    "doctor": "say what this machine can do and what is missing",
+}
+
+_EXIT_FAILED = 1
+_EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a subcommand and return its exit code; an error of this package becomes one line on stderr."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    asked = next((word for word in arguments if not word.startswith("-")), None)
+    parser = argparse.ArgumentParser(
+        prog="molmoact2-edge", description="Ai2's MolmoAct2 robot policy, run on the robot itself."
+    )
+    parser.add_argument("--version", action="version", version=metadata.version("molmoact2-edge"))
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, purpose in _COMMANDS.items():
+        if name == asked:
+            importlib.import_module(f"{__name__}.{name}").add_parser(subparsers)
+        else:
+            # For the list of commands; importing all of them would make each slow to start.
+            subparsers.add_parser(name, help=purpose)
+    parsed = parser.parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = parsed.run
+    try:
+        return run(parsed)
+    except MolmoAct2Error as error:
+        print(f"molmoact2-edge {parsed.command}: {error}", file=sys.stderr)
+        return _EXIT_FAILED
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED

@@ -1,0 +1,121 @@
+"""``molmoact2-edge run``: a policy in closed loop, by default the shipped one in the simulator."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from molmoact2_edge.build import models_dir
+from molmoact2_edge.config import RobotConfig, load_robot, robot_names
+
+if TYPE_CHECKING:
+    from molmoact2_edge.runtime import RunSettings
+
+_EXIT_CODES = """exit code: 0 when every episode ran to its end, whether it succeeded or not; 1 after an error or a
+fault; 2 for wrong arguments; 130 or 143 when SIGINT or SIGTERM ended the run. The report is written in each case but
+wrong arguments and errors before the first episode."""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Adds the command and its options."""
+    parser = subparsers.add_parser(
+        "run", help="run a policy on a robot, or in the simulator, in closed loop", epilog=_EXIT_CODES
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="DIR|ID",
+        help="directory or Hub id of a checkpoint (default: the shipped policy that touches blocks)",
+    )
+    parser.add_argument(
+        "--robot",
+        default="sim-so101",
+        metavar="NAME|FILE",
+        help=f"{', '.join(robot_names())}, or a .yaml file (default: %(default)s)",
+    )
+    parser.add_argument("--task", metavar="TEXT", help="the instruction (default: each episode's own)")
+    parser.add_argument("--episodes", type=int, default=3, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of the first episode, counting up (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--duration",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="longest episode in seconds (default: %(default)s)",
+    )
+    parser.add_argument("--video", type=Path, metavar="FILE.mp4", help="record what the cameras see")
+    parser.add_argument(
+        "--device", default="auto", metavar="D", help="auto, cpu or cuda (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--dtype", default="auto", metavar="T", help="auto, float32 or bfloat16 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--report", type=Path, default=Path("report.json"), metavar="FILE", help="default: %(default)s"
+    )
+    parser.add_argument("--offline", action="store_true", help="never touch the network")
+    parser.add_argument(
+        "--show-config", action="store_true", help="print the robot's complete configuration and end"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run, write the report, print the summary; returns the exit code."""
+    config = load_robot(arguments.robot)
+    if arguments.show_config:
+        print(config.to_yaml(), end="")
+        return 0
+    from molmoact2_edge.runtime import RunSettings
+
+    settings = RunSettings(
+        episodes=arguments.episodes,
+        seed=arguments.seed,
+        task=arguments.task,
+        duration_s=arguments.duration,
+        video=arguments.video,
+    )
+    return _run(arguments, config, settings)
+
+
+def _run(arguments: argparse.Namespace, config: RobotConfig, settings: RunSettings) -> int:
+    from molmoact2_edge import Policy
+    from molmoact2_edge.runtime import Runner, build_report, open_scenario, summary, write_report
+    from molmoact2_edge.runtime.interruption import interruptible
+    from molmoact2_edge.runtime.status import StatusDisplay
+
+    checkpoint = arguments.checkpoint or str(models_dir() / "so101-touch")
+    begin = time.perf_counter()
+    policy = Policy.from_pretrained(
+        checkpoint, device=arguments.device, dtype=arguments.dtype, offline=arguments.offline
+    )
+    about = {
+        "checkpoint": arguments.checkpoint or "so101-touch (shipped)",
+        "device": str(policy.device),
+        "dtype": str(policy.dtype).removeprefix("torch."),
+        "load_s": round(time.perf_counter() - begin, 3),
+    }
+    with interruptible() as interruption:
+        scenario = open_scenario(config)
+        try:
+            runner = Runner(scenario, policy, config, settings, StatusDisplay(sys.stdout))
+            try:
+                runner.run(interruption)
+            finally:
+                if runner.results:
+                    report = build_report(runner, about)
+                    write_report(report, arguments.report)
+                    print(f"\n{summary(report)}\n\nreport: {arguments.report}")
+        finally:
+            scenario.close()
+    if interruption.signal is not None:
+        return 128 + int(interruption.signal)
+    return 0 if runner.completed else 1

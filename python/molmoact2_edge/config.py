@@ -1,0 +1,398 @@
+"""A robot's configuration: joints with their limits, loop, chunks, cameras and policy, read from YAML and checked.
+
+Files live in ``models/robots``; ``extends: NAME`` takes another file's values where this one gives none. Every
+error names the file and the key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import yaml
+
+from molmoact2_edge.build import models_dir
+from molmoact2_edge.control.limits import JointLimits
+from molmoact2_edge.errors import InputError
+
+SPLICE_MODES = ("sync", "async", "blend")
+JOINT_CONVENTIONS = ("none", "so100_so101")
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class JointConfig:
+    """One joint; units are the joint's own (degrees, gripper 0..100), per second, per second squared."""
+
+    position: tuple[float, float]
+    """Lowest and highest target."""
+    velocity: float
+    acceleration: float
+    jump: float
+    """How far from the measured position a target may be."""
+    start_distance: float
+    """How far from the measured position the first target may be."""
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """The control thread."""
+
+    rate_hz: float
+    silence_hold_s: float
+    silence_fault_s: float
+    start_speed: float
+    """Share of the velocity limit on the way to the first target, above 0 to 1."""
+    fifo_priority: int
+    """0 for the normal scheduler, 1..99 for SCHED_FIFO."""
+    lock_memory: bool
+    cpus: tuple[int, ...]
+    """Empty: any."""
+
+
+@dataclass(frozen=True)
+class ChunkConfig:
+    """How chunks of actions are timed and spliced."""
+
+    rate_hz: float
+    """Actions per second; at most the loop's rate."""
+    mode: str
+    blend_s: float
+    first_action_due: int
+    """Periods of ``rate_hz`` between the observation and the first action: 0 or 1."""
+    replan_after: int
+    """Actions of a chunk to execute before the next is asked for; 0 asks all the time."""
+
+
+@dataclass(frozen=True)
+class CameraConfig:
+    """One camera."""
+
+    height: int
+    width: int
+    rate_hz: float
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """What the policy must know about the robot."""
+
+    norm_tag: str | None
+    """None: the checkpoint's only embodiment."""
+    joint_convention: str
+    frame_age_max_s: float
+    """Older images are not given to the policy."""
+
+
+@dataclass(frozen=True)
+class RobotConfig:
+    """Everything about one robot. Cameras are in the order in which the policy wants their images."""
+
+    name: str
+    driver: str
+    joints: dict[str, JointConfig]
+    loop: LoopConfig
+    chunk: ChunkConfig
+    cameras: dict[str, CameraConfig]
+    policy: PolicyConfig
+
+    def limits(self) -> JointLimits:
+        """Return the gate's limits, joints in the order of the file."""
+        joints = self.joints.values()
+        return JointLimits(
+            position_min=[joint.position[0] for joint in joints],
+            position_max=[joint.position[1] for joint in joints],
+            velocity_max=[joint.velocity for joint in joints],
+            acceleration_max=[joint.acceleration for joint in joints],
+            jump_max=[joint.jump for joint in joints],
+        )
+
+    def start_distances(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+        """Return (joints,) how far the first target may be."""
+        return np.array([joint.start_distance for joint in self.joints.values()], dtype=np.float64)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values with the file's keys, complete and without ``extends``."""
+        return {
+            "name": self.name,
+            "driver": self.driver,
+            "joints": {
+                name: {**vars(joint), "position": list(joint.position)} for name, joint in self.joints.items()
+            },
+            "loop": {**vars(self.loop), "cpus": list(self.loop.cpus)},
+            "chunk": dict(vars(self.chunk)),
+            "cameras": {name: dict(vars(camera)) for name, camera in self.cameras.items()},
+            "policy": dict(vars(self.policy)),
+        }
+
+    def to_yaml(self) -> str:
+        """Return the configuration as YAML that :func:`load_robot` reads back."""
+        return yaml.safe_dump(self.as_dict(), sort_keys=False)
+
+
+def robot_names() -> list[str]:
+    """Return the names of the robots that ship with this package."""
+    return sorted(path.stem for path in (models_dir() / "robots").glob("*.yaml"))
+
+
+def load_robot(name_or_path: str | Path) -> RobotConfig:
+    """Read a robot that ships with this package by its name, or any file by its path (``*.yaml``).
+
+    Raises:
+        InputError: there is no such robot, or the file does not fit the schema; names file and key.
+    """
+    path = _find(name_or_path)
+    return _Reader(path, _merged(path, seen=())).robot()
+
+
+def _find(name_or_path: str | Path, base: Path | None = None) -> Path:
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml"):
+        path = path if base is None else base / path
+        if not path.is_file():
+            raise InputError(f"no robot configuration at {path}")
+        return path
+    shipped = models_dir() / "robots" / f"{name_or_path}.yaml"
+    if not shipped.is_file():
+        raise InputError(
+            f"no robot {str(name_or_path)!r}; there are {', '.join(robot_names())}, or give the path of a .yaml file"
+        )
+    return shipped
+
+
+def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path in seen:
+        raise InputError(f"{path}: extends leads back to itself")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: expected a mapping of keys, got {type(data).__name__}")
+    base = data.pop("extends", None)
+    if base is None:
+        return data
+    if not isinstance(base, str):
+        raise InputError(f"{path}: extends: expected a robot's name or a file, got {base!r}")
+    return _overlay(_merged(_find(base, path.parent), (*seen, path)), data)
+
+
+def _overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    # A table of cameras or joints is replaced as a whole: its order has a meaning.
+    merged = dict(base)
+    for key, value in over.items():
+        if key not in ("joints", "cameras") and isinstance(value, dict) and isinstance(base.get(key), dict):
+            merged[key] = _overlay(base[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+class _Reader:
+    """Reads one section after the other and knows the place of each value for its error."""
+
+    def __init__(self, path: Path, data: Mapping[str, Any]) -> None:
+        self.path = path
+        self.data = data
+
+    def robot(self) -> RobotConfig:
+        top = _Section(self.path, "", self.data)
+        joints = {name: self._joint(section) for name, section in top.sections("joints", at_most=32)}
+        cameras = {name: self._camera(section) for name, section in top.sections("cameras", at_most=16)}
+        loop = self._loop(top.section("loop"))
+        config = RobotConfig(
+            name=top.text("name"),
+            driver=top.text("driver"),
+            joints=joints,
+            loop=loop,
+            chunk=self._chunk(top.section("chunk"), loop.rate_hz),
+            cameras=cameras,
+            policy=self._policy(top.section("policy")),
+        )
+        top.no_more()
+        return config
+
+    @staticmethod
+    def _joint(section: _Section) -> JointConfig:
+        joint = JointConfig(
+            position=section.interval("position"),
+            velocity=section.number("velocity", above=0),
+            acceleration=section.number("acceleration", above=0),
+            jump=section.number("jump", above=0),
+            start_distance=section.number("start_distance", above=0),
+        )
+        section.no_more()
+        return joint
+
+    @staticmethod
+    def _camera(section: _Section) -> CameraConfig:
+        camera = CameraConfig(
+            height=section.integer("height", 1, 4096),
+            width=section.integer("width", 1, 4096),
+            rate_hz=section.number("rate_hz", above=0, at_most=1000),
+        )
+        section.no_more()
+        return camera
+
+    @staticmethod
+    def _loop(section: _Section) -> LoopConfig:
+        hold = section.number("silence_hold_s", above=0)
+        loop = LoopConfig(
+            rate_hz=section.number("rate_hz", at_least=10, at_most=1000),
+            silence_hold_s=hold,
+            silence_fault_s=section.number("silence_fault_s", at_least=hold),
+            start_speed=section.number("start_speed", above=0, at_most=1),
+            fifo_priority=section.integer("fifo_priority", 0, 99),
+            lock_memory=section.boolean("lock_memory"),
+            cpus=section.integers("cpus"),
+        )
+        section.no_more()
+        return loop
+
+    @staticmethod
+    def _chunk(section: _Section, loop_rate_hz: float) -> ChunkConfig:
+        chunk = ChunkConfig(
+            rate_hz=section.number("rate_hz", above=0, at_most=loop_rate_hz),
+            mode=section.choice("mode", SPLICE_MODES),
+            blend_s=section.number("blend_s", at_least=0, at_most=10),
+            first_action_due=section.integer("first_action_due", 0, 1),
+            replan_after=section.integer("replan_after", 0, 1000),
+        )
+        section.no_more()
+        return chunk
+
+    @staticmethod
+    def _policy(section: _Section) -> PolicyConfig:
+        policy = PolicyConfig(
+            norm_tag=section.optional_text("norm_tag"),
+            joint_convention=section.choice("joint_convention", JOINT_CONVENTIONS),
+            frame_age_max_s=section.number("frame_age_max_s", above=0),
+        )
+        section.no_more()
+        return policy
+
+
+class _Section:
+    """One mapping of the file; each value is taken once, and what is left over at the end is an error."""
+
+    def __init__(self, path: Path, place: str, data: object) -> None:
+        self._path = path
+        self._place = place
+        if not isinstance(data, Mapping):
+            raise InputError(f"{path}: {place}: expected a mapping of keys, got {data!r}")
+        self._data = dict(data)
+        self._known: list[str] = []
+
+    def _key(self, key: str) -> str:
+        return f"{self._path}: {self._place}{key}"
+
+    def _take(self, key: str, expected: str, accept: Callable[[Any], _T | None]) -> _T:
+        self._known.append(key)
+        if key not in self._data:
+            raise InputError(f"{self._key(key)}: missing; expected {expected}")
+        value = self._data.pop(key)
+        taken = accept(value)
+        if taken is None:
+            raise InputError(f"{self._key(key)}: expected {expected}, got {value!r}")
+        return taken
+
+    def section(self, key: str) -> _Section:
+        data = self._take(key, "a mapping of keys", lambda value: value if isinstance(value, dict) else None)
+        return _Section(self._path, f"{self._place}{key}.", data)
+
+    def sections(self, key: str, at_most: int) -> list[tuple[str, _Section]]:
+        def accept(value: object) -> dict[Any, Any] | None:
+            return value if isinstance(value, dict) and 1 <= len(value) <= at_most else None
+
+        data = self._take(key, f"a mapping of 1 to {at_most} names", accept)
+        place = f"{self._place}{key}."
+        return [(str(name), _Section(self._path, f"{place}{name}.", value)) for name, value in data.items()]
+
+    def text(self, key: str) -> str:
+        return self._take(key, "a text", lambda value: value if isinstance(value, str) and value else None)
+
+    def optional_text(self, key: str) -> str | None:
+        text = self._take(key, "a text or null", lambda value: "" if value is None else _text(value))
+        return text or None
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        def accept(value: object) -> str | None:
+            return value if isinstance(value, str) and value in choices else None
+
+        return self._take(key, " or ".join(choices), accept)
+
+    def boolean(self, key: str) -> bool:
+        return self._take(key, "true or false", lambda value: value if isinstance(value, bool) else None)
+
+    def integer(self, key: str, low: int, high: int) -> int:
+        return self._take(
+            key, f"a whole number from {low} to {high}", lambda value: _integer(value, low, high)
+        )
+
+    def integers(self, key: str) -> tuple[int, ...]:
+        def accept(values: object) -> tuple[int, ...] | None:
+            if not isinstance(values, list):
+                return None
+            numbers = tuple(_integer(value, 0, 1023) for value in values)
+            return None if None in numbers else tuple(n for n in numbers if n is not None)
+
+        return self._take(key, "a list of CPU numbers", accept)
+
+    def number(
+        self,
+        key: str,
+        *,
+        above: float | None = None,
+        at_least: float | None = None,
+        at_most: float | None = None,
+    ) -> float:
+        def accept(value: object) -> float | None:
+            number = _number(value)
+            if number is None or (above is not None and number <= above):
+                return None
+            outside = (at_least is not None and number < at_least) or (
+                at_most is not None and number > at_most
+            )
+            return None if outside else number
+
+        bounds = [
+            f"above {above:g}" if above is not None else "",
+            f"at least {at_least:g}" if at_least is not None else "",
+            f"at most {at_most:g}" if at_most is not None else "",
+        ]
+        return self._take(key, f"a number {' and '.join(filter(None, bounds))}".strip(), accept)
+
+    def interval(self, key: str) -> tuple[float, float]:
+        def accept(value: object) -> tuple[float, float] | None:
+            if not isinstance(value, list) or len(value) != 2:
+                return None
+            low, high = _number(value[0]), _number(value[1])
+            return (low, high) if low is not None and high is not None and low < high else None
+
+        return self._take(key, "[lowest, highest]", accept)
+
+    def no_more(self) -> None:
+        for key in self._data:
+            near = difflib.get_close_matches(str(key), self._known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(self._known)}"
+            raise InputError(f"{self._key(str(key))}: no such key{hint}")
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def _integer(value: object, low: int, high: int) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high else None

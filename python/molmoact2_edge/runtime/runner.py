@@ -1,0 +1,276 @@
+"""Runs episodes: sets the scene, starts the control thread and the policy's worker, judges, stops, keeps the books."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from molmoact2_edge.config import RobotConfig
+from molmoact2_edge.control import ControlLoop, GateState, SchedulingWarning
+from molmoact2_edge.errors import InputError, RobotError
+from molmoact2_edge.runtime.interruption import Interruption
+from molmoact2_edge.runtime.latency import Latencies
+from molmoact2_edge.runtime.scenario import Scenario
+from molmoact2_edge.runtime.status import StatusDisplay
+from molmoact2_edge.runtime.trace import EpisodeTrace, GateEvent
+from molmoact2_edge.runtime.video import VideoRecorder
+from molmoact2_edge.runtime.worker import PolicyLike, PolicyWorker
+
+_POLL_S = 0.05
+_FIRST_FRAMES_S = 5.0
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a run was asked to do."""
+
+    episodes: int = 3
+    seed: int = 0
+    """Episode k has the seed ``seed + k``: its scene, its instruction, its flow noise."""
+    task: str | None = None
+    """None: each episode's own instruction."""
+    duration_s: float = 30.0
+    """An episode that is not over by then ends as a failure."""
+    video: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1:
+            raise InputError(f"episodes must be at least 1, got {self.episodes}")
+        if self.seed < 0:
+            raise InputError(f"seed must be at least 0, got {self.seed}")
+        if not 0.0 < self.duration_s < float("inf"):
+            raise InputError(f"duration must be above 0 seconds, got {self.duration_s:g}")
+
+
+@dataclass
+class EpisodeResult:
+    """One episode, as the report shows it."""
+
+    index: int
+    seed: int
+    instruction: str
+    success: bool = False
+    reason: str = ""
+    completed: bool = False
+    """False where a signal, a fault or an error ended it."""
+    duration_s: float = 0.0
+    ticks: int = 0
+    executed_steps: int = 0
+    policy_calls: int = 0
+    chunks: int = 0
+    held_back: dict[str, int] = field(default_factory=dict)
+    held_back_messages: dict[str, str] = field(default_factory=dict)
+    gate_events: list[GateEvent] = field(default_factory=list)
+    gate_events_dropped: int = 0
+    telemetry_lost: int = 0
+
+
+class Runner:
+    """Owns the control loop of a run; one thread calls it."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        policy: PolicyLike,
+        config: RobotConfig,
+        settings: RunSettings,
+        status: StatusDisplay,
+    ) -> None:
+        self.config = config
+        self.settings = settings
+        self.scenario = scenario
+        self.results: list[EpisodeResult] = []
+        self.latencies = Latencies()
+        self.first_call_s: float | None = None
+        self.warnings: list[SchedulingWarning] = []
+        self.video_failure: str | None = None
+        self._policy = policy
+        self._status = status
+        self.loop = build_loop(config, scenario)
+        self._telemetry_position = 0
+
+    def run(self, interruption: Interruption) -> None:
+        """Run the episodes, until done or asked to end; results are in :attr:`results` even if this raises."""
+        recorder = None
+        if self.settings.video is not None:
+            recorder = VideoRecorder(self.settings.video, self.scenario.cameras)
+        try:
+            self._warm_up()
+            for index in range(self.settings.episodes):
+                if interruption.asked:
+                    break
+                self._episode(index, recorder, interruption)
+        finally:
+            self.loop.stop()
+            if recorder is not None:
+                self.video_failure = recorder.close()
+
+    @property
+    def successes(self) -> int:
+        return sum(result.success for result in self.results)
+
+    @property
+    def completed(self) -> bool:
+        """Whether every episode that was asked for ran to its own end."""
+        return len(self.results) == self.settings.episodes and all(r.completed for r in self.results)
+
+    def _warm_up(self) -> None:
+        """One call outside of any episode: it is slower than the rest, and wrong input shows here, not as a hold."""
+        instruction = self.scenario.begin(self.settings.seed, self.settings.task)
+        begun_ns = time.monotonic_ns()
+        give_up = time.monotonic() + _FIRST_FRAMES_S
+        frames = [camera.latest() for camera in self.scenario.cameras.values()]
+        while min(frame.time_ns for frame in frames) < begun_ns:
+            if time.monotonic() > give_up:
+                raise RobotError(f"the cameras gave no new image within {_FIRST_FRAMES_S:g} s")
+            time.sleep(_POLL_S)
+            frames = [camera.latest() for camera in self.scenario.cameras.values()]
+        state = self.scenario.robot.read_state().positions
+        begin = time.perf_counter()
+        prediction = self._policy.predict(
+            [frame.image for frame in frames],
+            instruction,
+            state,
+            self.config.policy.norm_tag,
+            seed=self.settings.seed,
+            convention=self.config.policy.joint_convention,
+        )
+        self.first_call_s = time.perf_counter() - begin
+        expected = len(self.config.joints)
+        if prediction.valid and prediction.actions.shape[1:] != (expected,):
+            raise InputError(
+                f"the policy gives actions of shape {prediction.actions.shape}, robot {self.config.name!r} has "
+                f"{expected} joints; check checkpoint and norm_tag"
+            )
+
+    def _episode(self, index: int, recorder: VideoRecorder | None, interruption: Interruption) -> None:
+        seed = self.settings.seed + index
+        instruction = self.scenario.begin(seed, self.settings.task)
+        result = EpisodeResult(index, seed, instruction)
+        worker = PolicyWorker(
+            self._policy,
+            self.loop,
+            self.scenario.cameras,
+            self.config,
+            task=instruction,
+            seed=seed,
+            latencies=self.latencies,
+        )
+        trace = EpisodeTrace(self.loop, self._telemetry_position, self.latencies)
+        if recorder is not None:
+            recorder.begin(instruction)
+        self.warnings = self.loop.start()
+        begun = time.monotonic()
+        worker.start()
+        self.results.append(result)
+        try:
+            self._watch(result, worker, trace, begun, interruption)
+        finally:
+            self.loop.request_stop(by_signal=interruption.asked)
+            self.loop.stop()
+            result.duration_s = round(time.monotonic() - begun, 3)
+            trace.drain(worker.observed_ns)
+            self._telemetry_position = trace.newest
+            _keep_books(result, worker, trace)
+            if recorder is not None:
+                recorder.end(f"{instruction}: {'success' if result.success else 'failure'}")
+            worker.stop()
+        verdict = "success" if result.success else "failure"
+        self._status.line(
+            f"episode {index + 1}/{self.settings.episodes}  seed {seed}  {instruction!r}: {verdict}, {result.reason}"
+        )
+
+    def _watch(
+        self,
+        result: EpisodeResult,
+        worker: PolicyWorker,
+        trace: EpisodeTrace,
+        begun: float,
+        interruption: Interruption,
+    ) -> None:
+        while True:
+            outcome = self.scenario.outcome()
+            trace.drain(worker.observed_ns)
+            last = trace.last
+            if outcome.done:
+                result.completed, result.success, result.reason = True, outcome.success, outcome.reason
+                return
+            if last is not None and last["state"] == GateState.FAULT:
+                result.reason = f"fault: {last['reason']}"
+                return
+            if self.scenario.robot.fault is not None:
+                result.reason = f"robot: {self.scenario.robot.fault}"
+                return
+            if time.monotonic() - begun >= self.settings.duration_s:
+                result.completed, result.reason = True, f"not over after {self.settings.duration_s:g} s"
+                return
+            if interruption.wait(_POLL_S):
+                assert interruption.signal is not None
+                result.reason = f"ended by {interruption.signal.name}"
+                return
+            if self._status.live:
+                self._status.update(self._block(result, worker, trace, time.monotonic() - begun))
+
+    def _block(
+        self, result: EpisodeResult, worker: PolicyWorker, trace: EpisodeTrace, elapsed_s: float
+    ) -> list[str]:
+        statistics = self.loop.statistics()
+        period = statistics["period"]
+        last = trace.last
+        total = self.latencies.median_s("total")
+        lag = self.latencies.median_s("observation_to_action")
+        counts = worker.counts
+        gate = "" if last is None else f"{last['state']} ({last['reason']})  step {last['step']}"
+        return [
+            f"episode {result.index + 1}/{self.settings.episodes}  {result.instruction!r}  {elapsed_s:.1f} s   "
+            f"successes {self.successes}",
+            f"loop    period p50 {period['p50_s'] * 1e3:.2f} ms  p99 {period['p99_s'] * 1e3:.2f} ms  "
+            f"max {period['max_s'] * 1e3:.2f} ms   overruns {statistics['overruns']}",
+            f"policy  {counts.calls} calls  {counts.chunks} chunks   call {_ms(total)}  "
+            f"observation to action {_ms(lag)}"
+            + (f"   held back: {dict(counts.held_back)}" if counts.held_back else ""),
+            f"gate    {gate}",
+        ]
+
+
+def build_loop(config: RobotConfig, scenario: Scenario) -> ControlLoop:
+    """Return the control loop for a robot as its configuration wants it."""
+    loop = config.loop
+    return ControlLoop(
+        scenario.robot.port(),
+        config.limits(),
+        rate_hz=loop.rate_hz,
+        chunk_rate_hz=config.chunk.rate_hz,
+        mode=config.chunk.mode,
+        blend_steps=round(config.chunk.blend_s * loop.rate_hz),
+        silence_hold_s=loop.silence_hold_s,
+        silence_fault_s=loop.silence_fault_s,
+        start_speed=loop.start_speed,
+        start_distance_max=config.start_distances(),
+        fifo_priority=loop.fifo_priority,
+        lock_memory=loop.lock_memory,
+        cpus=loop.cpus,
+    )
+
+
+def _keep_books(result: EpisodeResult, worker: PolicyWorker, trace: EpisodeTrace) -> None:
+    result.ticks = trace.ticks
+    result.executed_steps = trace.executed_steps
+    result.policy_calls = worker.counts.calls
+    result.chunks = worker.counts.chunks
+    result.held_back = dict(worker.counts.held_back)
+    result.held_back_messages = dict(worker.counts.messages)
+    result.gate_events = trace.events
+    result.gate_events_dropped = trace.dropped_events
+    result.telemetry_lost = trace.lost
+
+
+def _ms(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1e3:.0f} ms"
+
+
+def settings_dict(settings: RunSettings) -> dict[str, Any]:
+    """Return the settings as JSON-ready values."""
+    return {**vars(settings), "video": None if settings.video is None else str(settings.video)}
