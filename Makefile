@@ -21,7 +21,7 @@ $(BIN)/python:
 
 # Built without isolation, so that the compiler's output is reused from one build to the next.
 $(VENV)/.setup: pyproject.toml constraints.txt $(CSRC) | $(BIN)/python
-	$(PIP) 'scikit-build-core>=0.10' 'pybind11>=2.13' 'cmake>=3.25' 'ninja>=1.11'
+	$(PIP) 'scikit-build-core>=0.10' 'pybind11>=2.13' 'cmake>=3.26' 'ninja>=1.11'
 	$(PIP) --no-build-isolation --editable '.[sim]'
 	@touch $@
 

@@ -43,7 +43,7 @@ int checked_int(py::ssize_t value, const char* what) {
 }
 
 void require_ok(OpenFastStatus status) {
-  if (status != OpenFastStatus::kOk) throw std::invalid_argument(kernels::describe(status));
+  if (status != OpenFastStatus::ok) throw std::invalid_argument(kernels::describe(status));
 }
 
 std::unique_ptr<OpenFastCodec> make_codec(std::vector<py::bytes>& token_bytes,
@@ -68,7 +68,7 @@ std::unique_ptr<OpenFastCodec> make_codec(std::vector<py::bytes>& token_bytes,
   tables.character_classes.reserve(static_cast<std::size_t>(character_classes.size()));
   for (const std::uint8_t value :
        std::span(character_classes.data(), static_cast<std::size_t>(character_classes.size()))) {
-    if (value > static_cast<std::uint8_t>(kernels::CharacterClass::kSpace)) {
+    if (value > static_cast<std::uint8_t>(kernels::CharacterClass::space)) {
       throw std::invalid_argument("a character class must be 0 to 3");
     }
     tables.character_classes.push_back(static_cast<kernels::CharacterClass>(value));
@@ -93,7 +93,7 @@ std::vector<std::int32_t> encode(const OpenFastCodec& codec, const DenseArray<do
 // None when the tokens do not decode; an unusable shape is the caller's mistake and raises.
 py::object decode(const OpenFastCodec& codec, std::span<const std::int64_t> tokens, int steps, int dims) {
   if (steps < 1 || steps > kernels::DctBasis::kMaxLength || dims < 1 || dims > kernels::kMaxActionDims) {
-    throw std::invalid_argument(kernels::describe(OpenFastStatus::kBadShape));
+    throw std::invalid_argument(kernels::describe(OpenFastStatus::bad_shape));
   }
   DenseArray<double> chunk({steps, dims});
   double* const values = chunk.mutable_data();
@@ -102,7 +102,7 @@ py::object decode(const OpenFastCodec& codec, std::span<const std::int64_t> toke
     const py::gil_scoped_release release;
     status = codec.decode(tokens, steps, dims, values);
   }
-  if (status != OpenFastStatus::kOk) return py::none();
+  if (status != OpenFastStatus::ok) return py::none();
   return chunk;
 }
 
@@ -144,13 +144,13 @@ kernels::RgbFrame frame_of(const DenseArray<std::uint8_t>& frame, const char* wh
 
 void require_ok(kernels::DepthDiffStatus status) {
   switch (status) {
-    case kernels::DepthDiffStatus::kOk:
+    case kernels::DepthDiffStatus::ok:
       return;
-    case kernels::DepthDiffStatus::kBadFrame:
+    case kernels::DepthDiffStatus::bad_frame:
       throw std::invalid_argument("frame sides must be 1 to " + std::to_string(kernels::kMaxFrameSide));
-    case kernels::DepthDiffStatus::kBadGrid:
+    case kernels::DepthDiffStatus::bad_grid:
       throw std::invalid_argument("cells per side must be 1 to " + std::to_string(kernels::kMaxGridSide));
-    case kernels::DepthDiffStatus::kCudaFailed:
+    case kernels::DepthDiffStatus::cuda_failed:
       throw std::runtime_error("a CUDA kernel could not be launched");
   }
 }
@@ -158,7 +158,7 @@ void require_ok(kernels::DepthDiffStatus status) {
 DenseArray<std::uint8_t> resize_bilinear(const DenseArray<std::uint8_t>& frame, int height, int width) {
   const kernels::RgbFrame input = frame_of(frame, "frame");
   if (height < 1 || height > kernels::kMaxFrameSide || width < 1 || width > kernels::kMaxFrameSide) {
-    require_ok(kernels::DepthDiffStatus::kBadFrame);
+    require_ok(kernels::DepthDiffStatus::bad_frame);
   }
   DenseArray<std::uint8_t> resized({height, width, kernels::kColorChannels});
   std::uint8_t* const pixels = resized.mutable_data();
@@ -176,7 +176,7 @@ DenseArray<bool> depth_update_mask(const DenseArray<std::uint8_t>& current,
   const kernels::RgbFrame now = frame_of(current, "current");
   const kernels::RgbFrame before = frame_of(previous, "previous");
   std::vector<std::uint8_t> changed;
-  kernels::DepthDiffStatus status = kernels::DepthDiffStatus::kBadGrid;
+  kernels::DepthDiffStatus status = kernels::DepthDiffStatus::bad_grid;
   if (side >= 1 && side <= kernels::kMaxGridSide) {
     const py::gil_scoped_release release;
     changed.resize(static_cast<std::size_t>(side) * static_cast<std::size_t>(side));

@@ -27,7 +27,7 @@ def depth_update_mask(
 
     Both frames are resized to 32 pixels per cell with Pillow's bilinear filter, to the bit. A cell changed
     when the cosine between its 32 x 32 x 3 values now and before is below 0.996; a cell that is black in
-    either frame counts as unchanged. Sums are exact integers, so the cosine has no rounding noise to speak of.
+    either frame counts as unchanged. Sums are exact integers; the cosine is rounded in its last step only.
 
     Args:
         current_rgb: (H, W, 3) uint8.

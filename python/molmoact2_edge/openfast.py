@@ -219,8 +219,8 @@ class OpenFast:
         """The chunk that token ids stand for, and whether they stand for one.
 
         Returns:
-            `(chunk, True)` with chunk (horizon, action_dim) float64. When an id is out of range, the bytes are
-            no text, or the number of coefficients is not horizon * action_dim: `(empty, False)` with empty
+            `(chunk, True)` with chunk (horizon, action_dim) float64. When an id is out of range, the bytes
+            are no text, or the number of coefficients is not horizon * action_dim: `(empty, False)` with empty
             (0, action_dim), never zeros, which would move a robot to the middle of its range.
 
         Raises:

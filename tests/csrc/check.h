@@ -22,12 +22,12 @@
 namespace molmoact2::check {
 
 struct Case {
-  std::string_view name;
+  const char* name;
   void (*body)();
 };
 
 // Leaves the case after a failed REQUIRE.
-struct CaseAborted {};
+struct CaseAborted : std::exception {};
 
 // Everything a run knows; one per executable.
 struct Session {
@@ -42,7 +42,7 @@ inline Session& session() {
 }
 
 struct Registration {
-  Registration(std::string_view name, void (*body)()) { session().cases.push_back({name, body}); }
+  Registration(const char* name, void (*body)()) { session().cases.push_back({name, body}); }
 };
 
 template <typename T>
@@ -112,14 +112,14 @@ inline int run_cases(std::string_view filter) {
   int failed = 0;
   int skipped = 0;
   for (const Case& test : session().cases) {
-    if (test.name.find(filter) == std::string_view::npos) continue;
+    if (std::string_view(test.name).find(filter) == std::string_view::npos) continue;
     session().failed_checks_in_case = 0;
     session().skip_reason.clear();
     try {
       test.body();
-    } catch (const CaseAborted&) {  // the failure is already reported
+    } catch (const CaseAborted&) {  // NOLINT(bugprone-empty-catch): the failure is already reported
     } catch (const std::exception& error) {
-      report_failure(test.name.data(), 0, std::string("unexpected exception: ") + error.what());
+      report_failure(test.name, 0, std::string("unexpected exception: ") + error.what());
     }
     if (session().failed_checks_in_case > 0) {
       ++failed;
@@ -131,7 +131,7 @@ inline int run_cases(std::string_view filter) {
       ++passed;
     }
   }
-  if (skipped > 0) std::cout << skipped << " skipped, ";
+  if (skipped > 0) std::cout << skipped << " skipped\n";
   std::cout << passed << " passed, " << failed << " failed\n";
   // A filter that matches nothing, or an executable without cases, must not look like success.
   return failed == 0 && passed + skipped > 0 ? 0 : 1;

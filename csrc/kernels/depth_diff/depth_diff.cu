@@ -105,7 +105,7 @@ unsigned blocks_for(int count) {
 }
 
 DepthDiffStatus launch_status() {
-  return cudaGetLastError() == cudaSuccess ? DepthDiffStatus::kOk : DepthDiffStatus::kCudaFailed;
+  return cudaGetLastError() == cudaSuccess ? DepthDiffStatus::ok : DepthDiffStatus::cuda_failed;
 }
 
 }  // namespace
@@ -115,7 +115,7 @@ DepthDiffStatus resize_bilinear_cuda(const RgbFrame& frame, const ResizeAxisView
                                      std::uint8_t* resized, CUstream_st* stream) {
   if (frame.pixels == nullptr || between == nullptr || resized == nullptr ||
       !usable_axis(rows, frame.height) || !usable_axis(columns, frame.width)) {
-    return DepthDiffStatus::kBadFrame;
+    return DepthDiffStatus::bad_frame;
   }
   const bool columns_fit = columns.input_size == columns.output_size;
   const bool rows_fit = rows.input_size == rows.output_size;
@@ -124,7 +124,7 @@ DepthDiffStatus resize_bilinear_cuda(const RgbFrame& frame, const ResizeAxisView
     const std::size_t bytes = static_cast<std::size_t>(row_bytes) * static_cast<std::size_t>(frame.height);
     const cudaError_t copied =
         cudaMemcpyAsync(resized, frame.pixels, bytes, cudaMemcpyDeviceToDevice, stream);
-    return copied == cudaSuccess ? DepthDiffStatus::kOk : DepthDiffStatus::kCudaFailed;
+    return copied == cudaSuccess ? DepthDiffStatus::ok : DepthDiffStatus::cuda_failed;
   }
   const std::uint8_t* rows_input = frame.pixels;
   if (!columns_fit) {
@@ -142,8 +142,8 @@ DepthDiffStatus resize_bilinear_cuda(const RgbFrame& frame, const ResizeAxisView
 
 DepthDiffStatus changed_cells_cuda(const std::uint8_t* current, const std::uint8_t* previous, int side,
                                    std::uint8_t* changed, CUstream_st* stream) {
-  if (side < 1 || side > kMaxGridSide) return DepthDiffStatus::kBadGrid;
-  if (current == nullptr || previous == nullptr || changed == nullptr) return DepthDiffStatus::kBadFrame;
+  if (side < 1 || side > kMaxGridSide) return DepthDiffStatus::bad_grid;
+  if (current == nullptr || previous == nullptr || changed == nullptr) return DepthDiffStatus::bad_frame;
   const dim3 grid(static_cast<unsigned>(side), static_cast<unsigned>(side));
   changed_cells_kernel<<<grid, kCellThreads, 0, stream>>>(current, previous, changed);
   return launch_status();

@@ -1,9 +1,11 @@
 // Which cells of the depth grid changed between two camera frames.
 //
 // Both frames are resized to (side * 32) squared with Pillow's bilinear filter, to the bit: an antialiasing
-// triangle, weights in fixed point, rows first, 8 bits between the passes, a pass left out where the size
-// already fits. A cell is 32 x 32 x 3 numbers; it changed when the cosine of now and before is below 0.996,
-// and never when the product of the norms is below 1e-8.
+// triangle, weights in fixed point, along each row and then along each column, 8 bits between the two, either
+// left out where the size already fits. (That was Pillow's order up to 12, with which the public model was
+// made; from 13 on it starts with the columns for frames that lose far more height than width.) A cell is 32
+// x 32 x 3 numbers; it changed when the cosine of now and before is below 0.996, and never when the product
+// of the norms is below 1e-8.
 //
 // Pixels are 8 bit, so the three sums of a cell are exact in 32-bit integers (at most 3072 * 255^2 < 2^28)
 // and the cosine is one square root and one division in double. The public code sums in fp32; against it
@@ -29,10 +31,10 @@ inline constexpr int kMaxFrameSide = 16384;
 inline constexpr int kMaxGridSide = 64;
 
 enum class DepthDiffStatus : std::uint8_t {
-  kOk,
-  kBadFrame,    // a null pointer, or a side outside 1..kMaxFrameSide
-  kBadGrid,     // cells per side outside 1..kMaxGridSide
-  kCudaFailed,  // a kernel could not be launched
+  ok,
+  bad_frame,    // a null pointer, or a side outside 1..kMaxFrameSide
+  bad_grid,     // cells per side outside 1..kMaxGridSide
+  cuda_failed,  // a kernel could not be launched
 };
 
 // RGB, 8 bit, (height, width, 3), rows without padding.

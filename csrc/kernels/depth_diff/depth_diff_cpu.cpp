@@ -72,8 +72,8 @@ ResizeAxis::ResizeAxis(int input, int output) : input_size(input), output_size(o
   auto entry = weights.begin();
   for (int i = 0; i < output; ++i, entry += taps) {
     const double center = (i + 0.5) * scale;
-    const int first = std::max(static_cast<int>(center - support + 0.5), 0);
-    const int count = std::min(static_cast<int>(center + support + 0.5), input) - first;
+    const int first = std::max(static_cast<int>(std::floor(center - support + 0.5)), 0);
+    const int count = std::min(static_cast<int>(std::floor(center + support + 0.5)), input) - first;
     double sum = 0.0;
     for (int j = 0; j < count; ++j) {
       const double distance = std::abs((j + first - center + 0.5) * inverse_support);
@@ -84,7 +84,7 @@ ResizeAxis::ResizeAxis(int input, int output) : input_size(input), output_size(o
     for (int j = 0; j < count; ++j) {
       double weight = exact[static_cast<std::size_t>(j)];
       if (sum != 0.0) weight /= sum;
-      entry[j] = static_cast<std::int32_t>(0.5 + weight * kFixedPointOne);
+      entry[j] = static_cast<std::int32_t>(std::floor(0.5 + weight * kFixedPointOne));
     }
     firsts.push_back(first);
     counts.push_back(count);
@@ -97,7 +97,7 @@ ResizeAxisView ResizeAxis::view() const {
 
 DepthDiffStatus resize_bilinear(const RgbFrame& frame, int height, int width, std::uint8_t* resized) {
   if (!usable_frame(frame) || !usable_side(height) || !usable_side(width) || resized == nullptr) {
-    return DepthDiffStatus::kBadFrame;
+    return DepthDiffStatus::bad_frame;
   }
   const bool columns_fit = frame.width == width;
   const bool rows_fit = frame.height == height;
@@ -112,13 +112,13 @@ DepthDiffStatus resize_bilinear(const RgbFrame& frame, int height, int width, st
     resize_columns(frame.pixels, frame.height, ResizeAxis(frame.width, width), between.data());
     resize_rows(between.data(), width, ResizeAxis(frame.height, height), resized);
   }
-  return DepthDiffStatus::kOk;
+  return DepthDiffStatus::ok;
 }
 
 DepthDiffStatus changed_cells(const std::uint8_t* current, const std::uint8_t* previous, int side,
                               std::uint8_t* changed) {
-  if (side < 1 || side > kMaxGridSide) return DepthDiffStatus::kBadGrid;
-  if (current == nullptr || previous == nullptr) return DepthDiffStatus::kBadFrame;
+  if (side < 1 || side > kMaxGridSide) return DepthDiffStatus::bad_grid;
+  if (current == nullptr || previous == nullptr) return DepthDiffStatus::bad_frame;
   const std::size_t cell_width = row_bytes(kCellPixels);
   const std::size_t stride = cell_width * static_cast<std::size_t>(side);
   const auto cells = static_cast<std::size_t>(side);
@@ -140,19 +140,19 @@ DepthDiffStatus changed_cells(const std::uint8_t* current, const std::uint8_t* p
     }
     changed[cell] = cell_changed(dot, current_square, previous_square) ? 1 : 0;
   }
-  return DepthDiffStatus::kOk;
+  return DepthDiffStatus::ok;
 }
 
 DepthDiffStatus depth_update_mask(const RgbFrame& current, const RgbFrame& previous, int side,
                                   std::uint8_t* changed) {
-  if (side < 1 || side > kMaxGridSide) return DepthDiffStatus::kBadGrid;
+  if (side < 1 || side > kMaxGridSide) return DepthDiffStatus::bad_grid;
   const int pixels = side * kCellPixels;
   const std::size_t bytes = static_cast<std::size_t>(pixels) * row_bytes(pixels);
   std::vector<std::uint8_t> now(bytes);
   std::vector<std::uint8_t> before(bytes);
   DepthDiffStatus status = resize_bilinear(current, pixels, pixels, now.data());
-  if (status == DepthDiffStatus::kOk) status = resize_bilinear(previous, pixels, pixels, before.data());
-  return status == DepthDiffStatus::kOk ? changed_cells(now.data(), before.data(), side, changed) : status;
+  if (status == DepthDiffStatus::ok) status = resize_bilinear(previous, pixels, pixels, before.data());
+  return status == DepthDiffStatus::ok ? changed_cells(now.data(), before.data(), side, changed) : status;
 }
 
 }  // namespace molmoact2::kernels

@@ -22,7 +22,8 @@ inline constexpr std::int32_t kFixedPointHalf = 1 << (kFixedPointBits - 1);
 // `sum` already holds the half that turns the shift into rounding.
 MOLMOACT2_HOST_DEVICE inline std::uint8_t fixed_point_to_byte(std::int32_t sum) {
   const std::int32_t value = sum >> kFixedPointBits;
-  return static_cast<std::uint8_t>(value < 0 ? 0 : (value > 255 ? 255 : value));
+  if (value < 0) return 0;
+  return static_cast<std::uint8_t>(value < 255 ? value : 255);
 }
 
 MOLMOACT2_HOST_DEVICE inline bool cell_changed(std::int32_t dot, std::int32_t current_square,

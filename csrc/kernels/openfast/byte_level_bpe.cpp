@@ -108,12 +108,12 @@ std::size_t ByteLevelBpe::word_end(const std::vector<char32_t>& text, std::size_
   if (const std::size_t length = contraction_length(text, begin); length > 0) return begin + length;
 
   const bool leading_blank =
-      text[begin] == U' ' && begin + 1 < text.size() && class_of(text[begin + 1]) != CharacterClass::kSpace;
+      text[begin] == U' ' && begin + 1 < text.size() && class_of(text[begin + 1]) != CharacterClass::space;
   std::size_t end = begin + (leading_blank ? 1 : 0);
   const CharacterClass run_class = class_of(text[end]);
   while (end < text.size() && class_of(text[end]) == run_class) ++end;
 
-  const bool white_space_before_word = run_class == CharacterClass::kSpace && end < text.size();
+  const bool white_space_before_word = run_class == CharacterClass::space && end < text.size();
   return white_space_before_word && end - begin > 1 ? end - 1 : end;
 }
 
@@ -183,11 +183,11 @@ bool ByteLevelBpe::encode(const std::vector<char32_t>& text, std::vector<std::in
 
 Utf8Decoder::Step Utf8Decoder::feed_multibyte(std::uint8_t byte) {
   if (remaining_ > 0) {
-    if (byte < lowest_ || byte > highest_) return Step::kInvalid;
+    if (byte < lowest_ || byte > highest_) return Step::invalid;
     lowest_ = 0x80;
     highest_ = 0xBF;
     code_point_ = (code_point_ << 6) | (byte & 0x3FU);
-    return --remaining_ == 0 ? Step::kCodePoint : Step::kNeedsMore;
+    return --remaining_ == 0 ? Step::code_point : Step::needs_more;
   }
   if (byte >= 0xC2 && byte <= 0xDF) {
     code_point_ = byte & 0x1FU;
@@ -203,9 +203,9 @@ Utf8Decoder::Step Utf8Decoder::feed_multibyte(std::uint8_t byte) {
     if (byte == 0xF0) lowest_ = 0x90;   // below: overlong
     if (byte == 0xF4) highest_ = 0x8F;  // above: past U+10FFFF
   } else {
-    return Step::kInvalid;
+    return Step::invalid;
   }
-  return Step::kNeedsMore;
+  return Step::needs_more;
 }
 
 }  // namespace molmoact2::kernels

@@ -15,7 +15,7 @@
 namespace molmoact2::kernels {
 
 // What the splitting pattern of GPT-2 distinguishes; the values of ByteLevelBpeTables::character_classes.
-enum class CharacterClass : std::uint8_t { kOther = 0, kLetter = 1, kNumber = 2, kSpace = 3 };
+enum class CharacterClass : std::uint8_t { other = 0, letter = 1, number = 2, space = 3 };
 
 struct ByteLevelBpeTables {
   struct Merge {
@@ -81,13 +81,13 @@ class ByteLevelBpe {
 // Strict UTF-8: no overlong forms, no surrogates, nothing past U+10FFFF.
 class Utf8Decoder {
  public:
-  enum class Step : std::uint8_t { kNeedsMore, kCodePoint, kInvalid };
+  enum class Step : std::uint8_t { needs_more, code_point, invalid };
 
-  // Takes one byte; after kCodePoint, code_point() is the character that it completed.
+  // Takes one byte; after Step::code_point, code_point() is the character that it completed.
   Step feed(std::uint8_t byte) {
     if (remaining_ > 0 || byte >= 0x80) return feed_multibyte(byte);
     code_point_ = byte;
-    return Step::kCodePoint;
+    return Step::code_point;
   }
   char32_t code_point() const { return code_point_; }
   // True between characters: a sequence may only end here.

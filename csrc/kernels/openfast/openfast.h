@@ -18,13 +18,13 @@ namespace molmoact2::kernels {
 inline constexpr int kMaxActionDims = 4096;
 
 enum class OpenFastStatus : std::uint8_t {
-  kOk,
-  kBadShape,          // steps outside 1..DctBasis::kMaxLength, or dims outside 1..kMaxActionDims
-  kNotFinite,         // encode: the chunk holds NaN, infinity, or what overflows
-  kOutsideAlphabet,   // encode: a coefficient has no character in the tokenizer's alphabet
-  kTokenOutOfRange,   // decode: an id is not in the vocabulary
-  kNotText,           // decode: the bytes are no UTF-8, or hold U+FFFD, which stands for such bytes
-  kCoefficientCount,  // decode: not exactly steps * dims coefficients
+  ok,
+  bad_shape,           // steps outside 1..DctBasis::kMaxLength, or dims outside 1..kMaxActionDims
+  not_finite,          // encode: the chunk holds NaN, infinity, or what overflows
+  outside_alphabet,    // encode: a coefficient has no character in the tokenizer's alphabet
+  token_out_of_range,  // decode: an id is not in the vocabulary
+  not_text,            // decode: the bytes are no UTF-8, or hold U+FFFD, which stands for such bytes
+  coefficient_count,   // decode: not exactly steps * dims coefficients
 };
 
 // One sentence for people, without a final period.
@@ -40,10 +40,10 @@ class OpenFastCodec {
   double scale() const { return scale_; }
   std::int32_t min_token() const { return min_token_; }
 
-  // chunk: (steps, dims) row-major. On anything but kOk, tokens is left empty.
+  // chunk: (steps, dims) row-major. On anything but ok, tokens is left empty.
   OpenFastStatus encode(const double* chunk, int steps, int dims, std::vector<std::int32_t>& tokens) const;
 
-  // chunk: (steps, dims) row-major, written only on kOk.
+  // chunk: (steps, dims) row-major, written only on ok.
   OpenFastStatus decode(std::span<const std::int64_t> tokens, int steps, int dims, double* chunk) const;
 
  private:

@@ -27,30 +27,30 @@ OpenFastStatus quantize(const DctBasis& basis, const double* chunk, int dims, do
   basis.forward(chunk, dims, coefficients);
   bool finite = true;
   for (std::size_t i = 0; i < count; ++i) {
-    coefficients[i] = std::nearbyint(coefficients[i] * scale);
+    coefficients[i] = std::rint(coefficients[i] * scale);
     // Every input reaches some coefficient, and neither NaN nor infinity is lost on the way.
     finite = finite && std::isfinite(coefficients[i]);
   }
-  return finite ? OpenFastStatus::kOk : OpenFastStatus::kNotFinite;
+  return finite ? OpenFastStatus::ok : OpenFastStatus::not_finite;
 }
 
 }  // namespace
 
 const char* describe(OpenFastStatus status) {
   switch (status) {
-    case OpenFastStatus::kOk:
+    case OpenFastStatus::ok:
       return "no error";
-    case OpenFastStatus::kBadShape:
+    case OpenFastStatus::bad_shape:
       return "the chunk's shape is not usable";
-    case OpenFastStatus::kNotFinite:
+    case OpenFastStatus::not_finite:
       return "the chunk holds values that are not finite, or too large";
-    case OpenFastStatus::kOutsideAlphabet:
+    case OpenFastStatus::outside_alphabet:
       return "a coefficient lies outside the tokenizer's alphabet";
-    case OpenFastStatus::kTokenOutOfRange:
+    case OpenFastStatus::token_out_of_range:
       return "a token id is not in the vocabulary";
-    case OpenFastStatus::kNotText:
+    case OpenFastStatus::not_text:
       return "the tokens' bytes are not valid UTF-8";
-    case OpenFastStatus::kCoefficientCount:
+    case OpenFastStatus::coefficient_count:
       return "the tokens do not hold one coefficient per step and dimension";
   }
   return "unknown status";
@@ -64,54 +64,54 @@ OpenFastCodec::OpenFastCodec(ByteLevelBpe bpe, double scale, std::int32_t min_to
 OpenFastStatus OpenFastCodec::encode(const double* chunk, int steps, int dims,
                                      std::vector<std::int32_t>& tokens) const {
   tokens.clear();
-  if (!usable_shape(steps, dims)) return OpenFastStatus::kBadShape;
+  if (!usable_shape(steps, dims)) return OpenFastStatus::bad_shape;
   std::vector<double> coefficients(element_count(steps, dims));
   const OpenFastStatus status = quantize(*bases_.basis(steps), chunk, dims, scale_, coefficients.data());
-  if (status != OpenFastStatus::kOk) return status;
+  if (status != OpenFastStatus::ok) return status;
 
   std::vector<char32_t> text;
   text.reserve(coefficients.size());
   for (const double coefficient : coefficients) {
     const double code = std::max(coefficient - static_cast<double>(min_token_), 0.0);
-    if (code >= kPastUnicode) return OpenFastStatus::kOutsideAlphabet;
+    if (code >= kPastUnicode) return OpenFastStatus::outside_alphabet;
     text.push_back(static_cast<char32_t>(code));
   }
   if (!bpe_.encode(text, tokens)) {
     tokens.clear();
-    return OpenFastStatus::kOutsideAlphabet;
+    return OpenFastStatus::outside_alphabet;
   }
-  return OpenFastStatus::kOk;
+  return OpenFastStatus::ok;
 }
 
 OpenFastStatus OpenFastCodec::decode(std::span<const std::int64_t> tokens, int steps, int dims,
                                      double* chunk) const {
-  if (!usable_shape(steps, dims)) return OpenFastStatus::kBadShape;
+  if (!usable_shape(steps, dims)) return OpenFastStatus::bad_shape;
   const std::size_t expected = element_count(steps, dims);
   std::vector<double> coefficients(expected);
   std::size_t count = 0;
   Utf8Decoder utf8;
   for (const std::int64_t token : tokens) {
-    if (token < 0 || token >= vocabulary_size()) return OpenFastStatus::kTokenOutOfRange;
+    if (token < 0 || token >= vocabulary_size()) return OpenFastStatus::token_out_of_range;
     for (const char byte : bpe_.bytes_of(static_cast<std::int32_t>(token))) {
       const Utf8Decoder::Step step = utf8.feed(static_cast<std::uint8_t>(byte));
-      if (step == Utf8Decoder::Step::kInvalid) return OpenFastStatus::kNotText;
-      if (step == Utf8Decoder::Step::kNeedsMore) continue;
-      if (utf8.code_point() == kReplacementCharacter) return OpenFastStatus::kNotText;
-      if (count == expected) return OpenFastStatus::kCoefficientCount;
+      if (step == Utf8Decoder::Step::invalid) return OpenFastStatus::not_text;
+      if (step == Utf8Decoder::Step::needs_more) continue;
+      if (utf8.code_point() == kReplacementCharacter) return OpenFastStatus::not_text;
+      if (count == expected) return OpenFastStatus::coefficient_count;
       coefficients[count] = static_cast<double>(utf8.code_point());
       ++count;
     }
   }
-  if (!utf8.complete()) return OpenFastStatus::kNotText;
-  if (count != expected) return OpenFastStatus::kCoefficientCount;
+  if (!utf8.complete()) return OpenFastStatus::not_text;
+  if (count != expected) return OpenFastStatus::coefficient_count;
   // Small integers are exact in double, so the sum is the public code's; its division is kept as well.
   for (double& coefficient : coefficients) coefficient = (coefficient + min_token_) / scale_;
   bases_.basis(steps)->inverse(coefficients.data(), dims, chunk);
-  return OpenFastStatus::kOk;
+  return OpenFastStatus::ok;
 }
 
 OpenFastStatus quantize_chunk(const double* chunk, int steps, int dims, double scale, double* coefficients) {
-  if (!usable_shape(steps, dims)) return OpenFastStatus::kBadShape;
+  if (!usable_shape(steps, dims)) return OpenFastStatus::bad_shape;
   return quantize(DctBasis(steps), chunk, dims, scale, coefficients);
 }
 

@@ -1,0 +1,24 @@
+// Instruction sets that the CPU kernels are compiled for, chosen at run time.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace molmoact2::kernels {
+
+enum class CpuIsa : std::uint8_t {
+  kPortable,  // the compiler's baseline; on every machine
+  kNeon,      // aarch64
+  kAvx2,      // AVX2 and FMA
+  kAvx512,    // AVX-512F
+};
+
+const char* name(CpuIsa isa);
+
+// What this build and this processor can run, slowest first; never empty.
+std::vector<CpuIsa> available_isas();
+
+// The last of available_isas().
+CpuIsa fastest_isa();
+
+}  // namespace molmoact2::kernels

@@ -1,0 +1,137 @@
+#include <cuda_runtime_api.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <stdexcept>
+#include <vector>
+
+#include "check.h"
+#include "kernels/depth_diff/depth_diff.h"
+#include "kernels/device/device.h"
+
+namespace {
+
+namespace kernels = molmoact2::kernels;
+using kernels::DepthDiffStatus;
+
+template <typename T>
+class DeviceArray {
+ public:
+  explicit DeviceArray(std::size_t size) : size_(size) {
+    void* memory = nullptr;
+    if (cudaMalloc(&memory, size * sizeof(T)) != cudaSuccess)
+      throw std::runtime_error("out of device memory");
+    data_ = static_cast<T*>(memory);
+  }
+  explicit DeviceArray(const std::vector<T>& host) : DeviceArray(host.size()) {
+    if (cudaMemcpy(data_, host.data(), size_ * sizeof(T), cudaMemcpyHostToDevice) != cudaSuccess) {
+      throw std::runtime_error("copy to the device failed");
+    }
+  }
+  ~DeviceArray() { cudaFree(data_); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+  DeviceArray(DeviceArray&&) = delete;
+  DeviceArray& operator=(DeviceArray&&) = delete;
+
+  T* get() const { return data_; }
+
+  std::vector<T> to_host() const {
+    std::vector<T> host(size_);
+    if (cudaMemcpy(host.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost) != cudaSuccess) {
+      throw std::runtime_error("copy from the device failed");
+    }
+    return host;
+  }
+
+ private:
+  T* data_ = nullptr;
+  std::size_t size_;
+};
+
+struct DeviceAxis {
+  DeviceAxis(int input_size, int output_size)
+      : axis(input_size, output_size), firsts(axis.firsts), counts(axis.counts), weights(axis.weights) {}
+
+  kernels::ResizeAxisView view() const {
+    return {axis.input_size, axis.output_size, axis.taps, firsts.get(), counts.get(), weights.get()};
+  }
+
+  kernels::ResizeAxis axis;
+  DeviceArray<std::int32_t> firsts;
+  DeviceArray<std::int32_t> counts;
+  DeviceArray<std::int32_t> weights;
+};
+
+std::vector<std::uint8_t> random_pixels(int height, int width, unsigned seed) {
+  std::minstd_rand generator(seed);
+  std::vector<std::uint8_t> pixels(static_cast<std::size_t>(height) * static_cast<std::size_t>(width) * 3);
+  std::ranges::generate(pixels, [&] { return static_cast<std::uint8_t>(generator() >> 8); });
+  return pixels;
+}
+
+bool no_device() {
+  if (!kernels::cuda_devices().empty()) return false;
+  molmoact2::check::skip("no CUDA device");
+  return true;
+}
+
+}  // namespace
+
+CASE("the CUDA resize equals the CPU's to the bit") {
+  if (no_device()) return;
+  constexpr std::array<std::array<int, 2>, 8> kSizes{
+      {{1, 1}, {7, 3}, {84, 112}, {480, 640}, {1080, 1920}, {320, 320}, {320, 100}, {111, 320}}};
+  const int pixels = 320;
+  for (const auto& [height, width] : kSizes) {
+    const std::vector<std::uint8_t> frame = random_pixels(height, width, 5);
+    std::vector<std::uint8_t> expected(static_cast<std::size_t>(pixels * pixels) * 3);
+    REQUIRE(kernels::resize_bilinear({frame.data(), height, width}, pixels, pixels, expected.data()) ==
+            DepthDiffStatus::ok);
+    const DeviceArray<std::uint8_t> input(frame);
+    const DeviceArray<std::uint8_t> between(static_cast<std::size_t>(height * pixels) * 3);
+    const DeviceArray<std::uint8_t> resized(expected.size());
+    const DeviceAxis rows(height, pixels);
+    const DeviceAxis columns(width, pixels);
+    REQUIRE(kernels::resize_bilinear_cuda({input.get(), height, width}, rows.view(), columns.view(),
+                                          between.get(), resized.get(), nullptr) == DepthDiffStatus::ok);
+    CHECK(resized.to_host() == expected);
+  }
+}
+
+CASE("the CUDA mask equals the CPU's") {
+  if (no_device()) return;
+  for (const int side : {1, 3, 10, 64}) {
+    const std::vector<std::uint8_t> before = random_pixels(side * 32, side * 32, 1);
+    std::vector<std::uint8_t> now = before;
+    std::minstd_rand generator(2);
+    for (std::size_t i = 0; i < now.size(); ++i) {
+      if (i / 96 % 3 == 0) now[i] = static_cast<std::uint8_t>(now[i] ^ (generator() & 31U));
+    }
+    const auto cells = static_cast<std::size_t>(side * side);
+    std::vector<std::uint8_t> expected(cells);
+    REQUIRE(kernels::changed_cells(now.data(), before.data(), side, expected.data()) == DepthDiffStatus::ok);
+    const DeviceArray<std::uint8_t> current(now);
+    const DeviceArray<std::uint8_t> previous(before);
+    const DeviceArray<std::uint8_t> changed(cells);
+    REQUIRE(kernels::changed_cells_cuda(current.get(), previous.get(), side, changed.get(), nullptr) ==
+            DepthDiffStatus::ok);
+    CHECK(changed.to_host() == expected);
+  }
+}
+
+CASE("the CUDA door refuses what does not fit") {
+  if (no_device()) return;
+  const DeviceArray<std::uint8_t> bytes(320UL * 320 * 3);
+  const DeviceAxis axis(320, 320);
+  const kernels::RgbFrame frame{bytes.get(), 320, 200};
+  CHECK_EQ(kernels::resize_bilinear_cuda(frame, axis.view(), axis.view(), bytes.get(), bytes.get(), nullptr),
+           DepthDiffStatus::bad_frame);
+  CHECK_EQ(kernels::changed_cells_cuda(bytes.get(), bytes.get(), 0, bytes.get(), nullptr),
+           DepthDiffStatus::bad_grid);
+  CHECK_EQ(kernels::changed_cells_cuda(bytes.get(), nullptr, 1, bytes.get(), nullptr),
+           DepthDiffStatus::bad_frame);
+}
