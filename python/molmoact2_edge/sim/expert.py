@@ -17,7 +17,7 @@ from molmoact2_edge.sim.world import World
 from molmoact2_edge.types import DoubleArray
 
 PITCH = math.radians(60.0)
-"""The fingers point 30 degrees off the vertical: straight down the arm reaches only x = 0.27 m."""
+"""The fingers point 30 degrees off the vertical: straight down the arm reaches not even x = 0.27 m."""
 HOVER_HEIGHT = 0.065
 """Height of the grip point over the table while it travels, metres: above every block."""
 TOUCH_DEPTH = 0.006

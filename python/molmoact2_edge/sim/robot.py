@@ -358,7 +358,9 @@ class SimCamera:
         renderer: OffscreenRenderer | None = None
         try:
             with self._robot.world() as world:
-                renderer = OffscreenRenderer(world.model, self._image_size)
+                model = world.model
+            # Making a context takes a tenth of a second, for which the physics must not wait.
+            renderer = OffscreenRenderer(model, self._image_size)
             self._draw(renderer)
         except RobotError as error:
             with self._arrived:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from molmoact2_edge.errors import InputError
@@ -149,6 +149,7 @@ def test_time_out(world: World) -> None:
 
 @pytest.mark.parametrize("colour", COLOURS)
 @given(blanks=st.sampled_from(["", " ", "\n "]), stop=st.sampled_from(["", "."]), upper=st.booleans())
+@settings(deadline=None)
 def test_instructions_parse(colour: str, blanks: str, stop: str, upper: bool) -> None:
     text = instruction(colour)
     assert text == f"touch the {colour} block"
