@@ -1,0 +1,301 @@
+#include "control/control_cycle.h"
+
+#include <cmath>
+#include <vector>
+
+#include "check.h"
+#include "scripted_port.h"
+
+using namespace molmoact2::control;
+
+namespace {
+
+constexpr Nanoseconds kPeriod = 20'000'000;
+
+CycleOptions options() {
+  CycleOptions options;
+  options.limits.joint_count = 2;
+  for (std::size_t i = 0; i < 2; ++i) {
+    options.limits.position_min[i] = -100;
+    options.limits.position_max[i] = 100;
+    options.limits.velocity_max[i] = 100;
+    options.limits.acceleration_max[i] = 1000;
+    options.limits.jump_max[i] = 20;
+    options.start_distance_max[i] = 50;
+  }
+  options.rate_hz = 50;
+  options.chunks = {2, 64, SpliceMode::async, 1.0, 0};
+  options.telemetry_capacity = 512;
+  return options;
+}
+
+struct Bench {
+  Bench() : Bench(options()) {}
+  explicit Bench(const CycleOptions& chosen)
+      : port(std::make_shared<ScriptedPort>(2, clock)), cycle(port, chosen) {
+    cycle.begin(clock);
+  }
+  TickRecord tick(Nanoseconds period = kPeriod) {
+    clock.set(clock.now() + period);
+    cycle.tick(clock.now());
+    cycle.finish_tick(0);
+    TickRecord record;
+    CHECK(cycle.telemetry().read(cycle.telemetry().written(), record));
+    return record;
+  }
+  void push(std::size_t rows, double value, std::int64_t observed_step) {
+    const std::vector<double> actions(rows * 2, value);
+    cycle.push(actions.data(), rows, observed_step, cycle.run());
+  }
+
+  ManualClock clock{1'000'000'000};
+  std::shared_ptr<ScriptedPort> port;
+  ControlCycle cycle;
+};
+
+}  // namespace
+
+CASE("before a pose is known nothing is written") {
+  Bench bench;
+  bench.port->silent = true;
+  for (int i = 0; i < 10; ++i) {
+    const TickRecord record = bench.tick();
+    CHECK(record.state == State::idle);
+    CHECK(record.reason == Reason::state_missing);
+  }
+  CHECK_EQ(bench.port->writes, 0);
+}
+
+CASE("a robot that never reports its pose is a fault") {
+  Bench bench;
+  bench.port->silent = true;
+  TickRecord record;
+  for (int i = 0; i < 60; ++i) record = bench.tick();
+  CHECK(record.state == State::fault);
+  CHECK(record.reason == Reason::state_missing);
+  CHECK_EQ(bench.port->writes, 0);
+}
+
+CASE("without a chunk the measured pose is held") {
+  Bench bench;
+  bench.port->measured.positions = {10.0, -5.0};
+  const TickRecord record = bench.tick();
+  CHECK(record.state == State::holding);
+  CHECK(record.reason == Reason::waiting_for_chunk);
+  CHECK_EQ(bench.port->command.positions[0], 10.0);
+  CHECK_EQ(bench.port->command.positions[1], -5.0);
+}
+
+CASE("the way to the first target is slow and executes no step") {
+  Bench bench;
+  bench.tick();
+  bench.push(10, 15.0, 0);
+  double last = 0.0;
+  int approach = 0;
+  TickRecord record = bench.tick();
+  while (record.reason == Reason::starting) {
+    CHECK_EQ(record.step, 0);
+    CHECK(record.command[0] - last <= 25.0 * 0.02 + 1e-9);  // a quarter of the velocity limit
+    last = record.command[0];
+    ++approach;
+    record = bench.tick();
+  }
+  CHECK(approach > 30);
+  CHECK_NEAR(last, 15.0, 1e-9);
+  CHECK_EQ(record.step, 1);  // the chunk's first action, only now
+  CHECK_EQ(record.action, 0.0);
+  CHECK(record.followed);
+}
+
+CASE("a first target beyond the start distance is refused for good") {
+  Bench bench;
+  bench.tick();
+  bench.push(10, 51.0, 0);
+  TickRecord record = bench.tick();
+  CHECK(record.state == State::fault);
+  CHECK(record.reason == Reason::start_too_far);
+  bench.push(10, 1.0, 0);
+  for (int i = 0; i < 10; ++i) record = bench.tick();
+  CHECK(record.state == State::fault);
+  CHECK_EQ(bench.port->command.positions[0], 0.0);
+}
+
+CASE("steps count only what was executed, so a chunk after a hold loses nothing") {
+  Bench bench;
+  bench.tick();
+  bench.push(3, 0.0, 0);
+  for (int i = 0; i < 3; ++i) CHECK_EQ(bench.tick().step, i + 1);
+  for (int i = 0; i < 20; ++i) {
+    const TickRecord held = bench.tick();
+    CHECK(held.reason == Reason::chunk_exhausted);
+    CHECK_EQ(held.step, 3);
+  }
+  bench.push(5, 0.0, 3);
+  const TickRecord resumed = bench.tick();
+  CHECK_EQ(resumed.action, 0.0);
+  CHECK_EQ(resumed.step, 4);
+}
+
+CASE("a target that the gate refuses is not a step") {
+  Bench bench;
+  bench.tick();
+  bench.push(3, 0.0, 0);
+  bench.tick();
+  bench.push(10, NAN, 1);
+  for (int i = 0; i < 5; ++i) {
+    const TickRecord record = bench.tick();
+    CHECK(record.reason == Reason::target_not_finite);
+    CHECK_EQ(record.step, 1);
+  }
+}
+
+CASE("a silent robot is held, then a fault, and both name it") {
+  Bench bench;
+  bench.tick();
+  bench.push(60, 0.0, 0);
+  for (int i = 0; i < 5; ++i) CHECK(bench.tick().state == State::running);
+  bench.port->silent = true;
+  TickRecord record;
+  for (int i = 0; i < 5; ++i) CHECK(bench.tick().state == State::running);  // 0.1 s is allowed
+  record = bench.tick();
+  CHECK(record.state == State::holding);
+  CHECK(record.reason == Reason::state_stale);
+  for (int i = 0; i < 45; ++i) record = bench.tick();
+  CHECK(record.state == State::fault);
+  CHECK(record.reason == Reason::state_lost);
+  bench.port->silent = false;
+  CHECK(bench.tick().state == State::fault);
+}
+
+CASE("a robot that speaks again within the limit goes on") {
+  Bench bench;
+  bench.tick();
+  bench.push(60, 0.0, 0);
+  bench.tick();
+  bench.port->reads_fail = true;
+  for (int i = 0; i < 10; ++i) bench.tick();
+  CHECK(bench.tick().reason == Reason::state_stale);
+  bench.port->reads_fail = false;
+  CHECK(bench.tick().state == State::running);
+  CHECK_EQ(bench.cycle.statistics().read_failures.load(), 11U);
+}
+
+CASE("one lost write is nothing, a bus that takes none is held, then a fault") {
+  Bench bench;
+  bench.tick();
+  bench.push(64, 0.0, 0);
+  bench.port->writes_fail = true;
+  CHECK(bench.tick().state == State::running);
+  bench.port->writes_fail = false;
+  CHECK(bench.tick().state == State::running);
+  bench.port->writes_fail = true;
+  TickRecord record;
+  for (int i = 0; i < 7; ++i) record = bench.tick();
+  CHECK(record.state == State::holding);
+  CHECK(record.reason == Reason::bus_write_failed);
+  for (int i = 0; i < 50; ++i) record = bench.tick();
+  CHECK(record.state == State::fault);
+  CHECK(record.reason == Reason::bus_write_failed);
+}
+
+CASE("a stop decelerates and ends") {
+  Bench bench;
+  bench.tick();
+  std::vector<double> ramp;
+  for (int row = 0; row < 60; ++row) ramp.insert(ramp.end(), {0.5 * row, 0.5 * row});
+  bench.cycle.push(ramp.data(), 60, 0, bench.cycle.run());
+  for (int i = 0; i < 20; ++i) bench.tick();
+  bench.cycle.request_stop(Reason::stop_signal);
+  CHECK(!bench.cycle.finished());
+  TickRecord record = bench.tick();
+  CHECK(record.state == State::stopping);
+  CHECK(record.reason == Reason::stop_signal);
+  for (int i = 0; i < 10 && !bench.cycle.finished(); ++i) record = bench.tick();
+  CHECK(bench.cycle.finished());
+  CHECK(record.state == State::idle);
+}
+
+CASE("a new run starts from the new pose with nothing carried over") {
+  Bench bench;
+  bench.tick();
+  bench.push(30, 0.0, 0);
+  const std::uint32_t before = bench.cycle.run();
+  for (int i = 0; i < 10; ++i) bench.tick();
+  bench.cycle.request_stop(Reason::stop_requested);
+  bench.tick();
+  bench.port->measured.positions = {40.0, 40.0};
+  bench.cycle.begin(bench.clock);
+  TickRecord record = bench.tick();
+  CHECK(record.state == State::holding);
+  CHECK(record.reason == Reason::waiting_for_chunk);
+  CHECK_EQ(record.step, 0);
+  CHECK_EQ(record.period, 0);
+  CHECK_EQ(record.command[0], 40.0);
+  const std::vector<double> late(20, 40.0);
+  bench.cycle.push(late.data(), 10, 0, before);
+  record = bench.tick();
+  CHECK(record.reason == Reason::chunk_of_other_run);
+  CHECK_EQ(bench.cycle.statistics().ticks.load(), 14U);
+  CHECK_EQ(bench.cycle.statistics().period.count(), 12U);
+}
+
+CASE("a pose from before the run is not believed") {
+  Bench bench;
+  bench.tick();
+  bench.port->silent = true;
+  bench.clock.set(bench.clock.now() + kPeriod);
+  bench.cycle.begin(bench.clock);
+  CHECK(bench.tick().reason == Reason::state_missing);
+}
+
+CASE("the observation of a moment is the loop as it was then") {
+  Bench bench;
+  Observation observation;
+  const Nanoseconds early = bench.clock.now();
+  bench.tick();
+  bench.push(60, 0.0, 0);
+  std::vector<Nanoseconds> times;
+  for (int i = 0; i < 10; ++i) {
+    bench.tick();
+    times.push_back(bench.clock.now());
+  }
+  for (int i = 0; i < 10; ++i) {
+    CHECK(bench.cycle.observation_at(times[static_cast<std::size_t>(i)] + 1'000'000, observation));
+    CHECK_EQ(observation.step, i + 1);
+    CHECK_EQ(observation.run, bench.cycle.run());
+  }
+  CHECK(!bench.cycle.observation_at(early, observation));
+  bench.cycle.begin(bench.clock);
+  CHECK(!bench.cycle.observation_at(bench.clock.now(), observation));
+}
+
+CASE("every tick has one reason in the statistics") {
+  Bench bench;
+  for (int i = 0; i < 7; ++i) bench.tick();
+  bench.push(5, 0.0, 0);
+  for (int i = 0; i < 9; ++i) bench.tick();
+  const LoopStatistics& statistics = bench.cycle.statistics();
+  std::uint64_t sum = 0;
+  for (const LoopStatistics::Counter& ticks : statistics.reason_ticks) sum += ticks.load();
+  CHECK_EQ(sum, 16U);
+  CHECK_EQ(statistics.reason_ticks[static_cast<std::size_t>(Reason::waiting_for_chunk)].load(), 7U);
+  CHECK_EQ(statistics.reason_ticks[static_cast<std::size_t>(Reason::chunk_exhausted)].load(), 4U);
+  CHECK_EQ(statistics.reason_events[static_cast<std::size_t>(Reason::chunk_exhausted)].load(), 1U);
+  CHECK_EQ(statistics.executed_steps.load(), 5U);
+}
+
+CASE("options that make no sense are named") {
+  CHECK(check(options()).empty());
+  CycleOptions wrong = options();
+  wrong.rate_hz = 9;
+  CHECK(check(wrong).find("rate_hz") != std::string::npos);
+  wrong = options();
+  wrong.silence_fault = wrong.silence_hold - 1;
+  CHECK(check(wrong).find("silence_fault_s") != std::string::npos);
+  wrong = options();
+  wrong.chunks.actions_per_step = 1.5;
+  CHECK(check(wrong).find("chunk_rate_hz") != std::string::npos);
+  wrong = options();
+  wrong.start_distance_max[1] = NAN;
+  CHECK(check(wrong).find("start_distance_max") != std::string::npos);
+}
