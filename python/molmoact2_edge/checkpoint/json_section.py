@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from molmoact2_edge.errors import CheckpointError
 
 REQUIRED = object()
+_LARGEST = sys.float_info.max
 
 
 class Section:
@@ -54,7 +55,7 @@ class Section:
 
     def number(self, key: str, default: object = REQUIRED, *, positive: bool = True) -> float:
         value = self.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
             self.refuse(key, "a finite number")
         if value < 0 or (positive and value == 0):
             self.refuse(key, "greater than 0" if positive else "at least 0")

@@ -39,5 +39,7 @@ class MappedFile:
 
     def release(self, entry: TensorEntry) -> None:
         """Give the tensor's pages back to the system; reading it again loads them from the file again."""
+        if entry.begin == entry.end:
+            return
         first = entry.begin // mmap.PAGESIZE * mmap.PAGESIZE
         self._map.madvise(mmap.MADV_DONTNEED, first, entry.end - first)

@@ -22,6 +22,7 @@ NORM_MODES: dict[str, tuple[str, ...]] = {
 }
 """Each mode with the two statistics that it needs: low and high, or mean and deviation."""
 
+_LARGEST = float(np.finfo(np.float32).max)
 _STATISTICS = ("mean", "std", "min", "max", "q01", "q99", "q10", "q90")
 
 
@@ -77,7 +78,8 @@ def _vector(section: Section, key: str) -> FloatArray:
     flat = isinstance(value, list) and all(
         isinstance(one, int | float) and not isinstance(one, bool) for one in value
     )
-    if not flat or not np.isfinite(np.array(value, dtype=np.float64).astype(np.float32)).all():
+    # Compared as Python numbers, so that one beyond float32's range is refused and not turned into infinity.
+    if not flat or not all(abs(one) <= _LARGEST for one in value):
         section.refuse(key, "a flat list of finite numbers")
     return np.array(value, dtype=np.float32)
 

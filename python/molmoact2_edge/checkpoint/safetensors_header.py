@@ -91,7 +91,7 @@ def _entry(path: Path, name: str, values: object, data_start: int) -> TensorEntr
     dtype: Any = values.get("dtype")
     shape: Any = values.get("shape")
     offsets: Any = values.get("data_offsets")
-    if dtype not in ITEM_BYTES:
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         raise refuse(f"unknown dtype {dtype!r}")
     if not _are_sizes(shape):
         raise refuse(f"shape must be a list of integers of at least 0, got {shape!r}")

@@ -51,7 +51,9 @@ def large_checkpoint(tmp_path_factory: pytest.TempPathFactory, reference: Path) 
     config["adapter_config"]["text_hidden_size"] = 1024
     config["text_config"]["vocab_size"] = 20_000
     (directory / "config.json").write_text(json.dumps(config))
-    source = random_source(lambda part, rows: rows.fill_(0.01), dtype=torch.float32, device=torch.device("cpu"))
+    source = random_source(
+        lambda part, rows: rows.fill_(0.01), dtype=torch.float32, device=torch.device("cpu")
+    )
     MolmoAct2(source, ModelConfig.from_json(config), torch.device("cpu"))
     save_file(checkpoint_tensors(source.parameters), directory / "model.safetensors")
     return directory
@@ -60,7 +62,10 @@ def large_checkpoint(tmp_path_factory: pytest.TempPathFactory, reference: Path) 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_loading_peaks_at_a_quarter_above_the_weights(large_checkpoint: Path, dtype: str) -> None:
     output = subprocess.run(
-        [sys.executable, "-c", PROBE, str(large_checkpoint), dtype], check=True, capture_output=True, text=True
+        [sys.executable, "-c", PROBE, str(large_checkpoint), dtype],
+        check=True,
+        capture_output=True,
+        text=True,
     )
     found = json.loads(output.stdout)
     assert found["kept"] > 150e6
