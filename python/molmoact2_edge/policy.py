@@ -18,8 +18,9 @@ from molmoact2_edge.checkpoint.files import Checkpoint
 from molmoact2_edge.checkpoint.norm_stats import Embodiment
 from molmoact2_edge.depth import depth_update_mask
 from molmoact2_edge.errors import InputError
-from molmoact2_edge.model.decoder import KeyValueCache
-from molmoact2_edge.model.generate import DepthDecode, Generated, decode_depth, generate
+from molmoact2_edge.model.decoder import Hidden, KeyValueCache
+from molmoact2_edge.model.depth_decode import DepthDecode, DepthTokens, decode_depth, decode_depth_from_draft
+from molmoact2_edge.model.generate import Generated, feed, generate
 from molmoact2_edge.model.masks import cross_attention_mask, depth_tokens
 from molmoact2_edge.model.molmoact2 import MolmoAct2
 from molmoact2_edge.openfast import OpenFast
@@ -29,6 +30,7 @@ from molmoact2_edge.timing import Stopwatch
 from molmoact2_edge.types import BoolArray, FloatArray, Image, IntArray
 
 ActionMode = Literal["continuous", "discrete"]
+Think = Literal["adaptive", "exact"]
 
 # Discrete generation stops here when no end token came: tokens per step of the horizon, as in the public model.
 _TOKENS_PER_STEP = 16
@@ -51,7 +53,8 @@ class Prediction:
     ``actions``: (n_action_steps, action_dim) float32 in the robot's own units, empty when not ``valid``;
     ``reason`` says why. ``token_ids``: the discrete generation, else the depth tokens, as vocabulary ids, or None.
     ``depth_codes``: (num_depth_codes,) int64 or None; ``depth_update_mask``: bool, the cells that were decoded anew,
-    or None when there was no cache; ``depth_cache`` goes into the next call. ``timing``: seconds per stage.
+    or None when there was no cache; ``depth_forwards``: passes through the decoder that the depth map took;
+    ``depth_cache`` goes into the next call. ``timing``: seconds per stage.
     """
 
     actions: FloatArray
@@ -61,6 +64,7 @@ class Prediction:
     token_ids: list[int] | None = None
     depth_codes: IntArray | None = None
     depth_update_mask: BoolArray | None = None
+    depth_forwards: int | None = None
     depth_cache: DepthCache | None = None
 
 
@@ -70,7 +74,7 @@ class Trace:
 
     Every field is filled by the call that the trace is handed to; arrays are float32 on the CPU.
     ``keys``, ``values``: (layers, tokens, kv_width) before the depth gate; ``context_keys``, ``context_values``:
-    (layers, heads, valid tokens, head size); ``velocities``: (steps, T, max_action_dim), padding columns not yet zeroed.
+    (layers, heads, valid tokens, head size); ``velocities``: (steps, T, max_action_dim), padding columns still in.
     """
 
     images: ImageInputs | None = None
@@ -84,6 +88,18 @@ class Trace:
             self.arrays[name] = (values.float() if values.is_floating_point() else values).numpy().copy()
 
 
+@dataclass(frozen=True)
+class _Observation:
+    """The images of a call as the decoder has seen them: everything that the next call may reuse."""
+
+    images: ImageInputs
+    features: Tensor
+    first_image: Image
+    cache: KeyValueCache
+    prefix: IntArray
+    """The prompt up to its last image token. Nothing in it depends on task or state."""
+
+
 class Policy:
     """A MolmoAct2 checkpoint ready to predict. Calls from several threads are served one after the other."""
 
@@ -94,6 +110,7 @@ class Policy:
         self.processor = processor
         self.action_tokenizer = action_tokenizer
         self._lock = threading.Lock()
+        self._observation: _Observation | None = None
 
     @classmethod
     def from_pretrained(
@@ -137,12 +154,17 @@ class Policy:
         return self.model.device
 
     @property
+    def backends(self) -> dict[str, str]:
+        """What computes each stage that has more than one implementation; device and dtype decide it at load."""
+        return self.model.backends
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
     def predict(
         self,
-        images: Sequence[Image],
+        images: Sequence[Image] | None,
         task: str,
         state: npt.ArrayLike,
         norm_tag: str | None = None,
@@ -151,8 +173,9 @@ class Policy:
         num_steps: int | None = None,
         noise: npt.ArrayLike | None = None,
         seed: int | None = None,
-        think: bool = False,
+        think: bool | Think = False,
         depth_cache: DepthCache | None = None,
+        reuse_images: bool = False,
         normalize_language: bool = True,
         convention: str = "none",
         trace: Trace | None = None,
@@ -160,7 +183,7 @@ class Policy:
         """Predict one chunk of actions.
 
         Args:
-            images: Camera frames in the embodiment's order, each (H, W, 3) uint8 RGB.
+            images: Camera frames in the embodiment's order, each (H, W, 3) uint8 RGB; None with ``reuse_images``.
             task: The instruction in plain language.
             state: (state_dim,) joint state in the robot's units.
             norm_tag: The embodiment, a key of ``norm_stats.json``; may be left out when there is only one.
@@ -168,8 +191,11 @@ class Policy:
             num_steps: Euler steps of the flow; None takes the checkpoint's.
             noise: (T, max_action_dim) initial flow sample with T the embodiment's horizon; None draws it.
             seed: Makes the drawn noise reproducible.
-            think: Predict MolmoAct2-Think's depth map first and condition on it.
-            depth_cache: ``Prediction.depth_cache`` of the frame before: unchanged cells are then not decoded again.
+            think: Predict MolmoAct2-Think's depth map first and condition on it. With a depth cache, "adaptive" (or
+                True) replays the cells that did not change since, as the public model does; "exact" decides all.
+            depth_cache: ``Prediction.depth_cache`` of the frame before; also a draft that saves forwards.
+            reuse_images: Take the images of the previous call as they were encoded then; only the rest of the prompt
+                (task and state) and the actions are computed.
             normalize_language: Normalize the instruction as in training.
             convention: ``"so100_so101"`` maps a LeRobot-calibrated arm to the convention of those weights.
             trace: Collects intermediate results.
@@ -184,45 +210,42 @@ class Policy:
             embodiment = self.processor.embodiment(norm_tag)
             self._check_mode(action_mode, think, depth_cache)
             steps = self._check_steps(num_steps)
+            sample = self._noise(noise, seed, embodiment.action_horizon)
             joints = joint_convention(convention)
             robot_state = np.asarray(state)
-            sample = self._noise(noise, seed, embodiment.action_horizon)
-            image_inputs = self.processor.images(images)
+            seen = self._reusable(images) if reuse_images else None
+            image_inputs = seen.images if seen is not None else self.processor.images(images or ())
             prompt = self.processor.prompt(
                 image_inputs,
                 task=task,
                 state=robot_state if joints is None else joints.to_model(robot_state),
                 norm_tag=norm_tag,
-                depth=think,
+                depth=bool(think),
                 normalize_language=normalize_language,
             )
             watch.lap("preprocess")
-            features = self.model.image_features(
-                torch.from_numpy(image_inputs.pixel_values).to(self.device),
-                torch.from_numpy(image_inputs.batched_pooling()).to(self.device),
-                self.processor.patch_grid,
-            )
-            watch.lap("vision")
             discrete = action_mode == "discrete"
             generation_limit = _TOKENS_PER_STEP * embodiment.action_horizon if discrete else 0
             closing_limit = max(_MIN_CLOSING_TOKENS, self.config.max_action_horizon)
-            depth_room = 1 + self.config.num_depth_codes + closing_limit if think else 0
+            depth_room = 2 + self.config.num_depth_codes + closing_limit if think else 0
             cache = self.model.decoder.new_cache(1, len(prompt.input_ids) + depth_room + generation_limit)
-            hidden = self.model.prefill(
-                torch.from_numpy(prompt.input_ids).unsqueeze(0).to(self.device),
-                torch.from_numpy(prompt.token_type_ids).unsqueeze(0).to(self.device),
-                features,
-                cache,
-                hidden="last" if discrete and not think else "none",
-            )
+            wanted: Hidden = "last" if discrete and not think else "none"
+            if seen is None:
+                features = self._encode(image_inputs)
+                watch.lap("vision")
+                hidden = self._prefill(prompt, features, cache, wanted)
+                assert images is not None
+                seen = self._remember(image_inputs, features, images[0], cache, prompt)
+            else:
+                hidden = self._refresh(prompt, seen, cache, wanted)
             watch.lap("prefill")
             outcome = _Outcome(prompt.input_ids)
             if think:
-                hidden = self._think(outcome, cache, images[0], depth_cache, closing_limit, hidden=discrete)
+                hidden = self._think(outcome, cache, seen.first_image, think, depth_cache, closing_limit)
                 watch.lap("depth")
             if trace is not None:
                 trace.images, trace.prompt = image_inputs, prompt
-                self._keep_prefill(trace, features, cache, hidden)
+                self._keep_prefill(trace, seen.features, cache, hidden if discrete else None)
             if discrete:
                 chunk = self._discrete(outcome, cache, hidden, generation_limit, embodiment)
                 watch.lap("generate")
@@ -235,8 +258,12 @@ class Policy:
 
     # Checks ------------------------------------------------------------------------------------------------------
 
-    def _check_mode(self, action_mode: ActionMode, think: bool, depth_cache: DepthCache | None) -> None:
+    def _check_mode(
+        self, action_mode: ActionMode, think: bool | Think, depth_cache: DepthCache | None
+    ) -> None:
         config = self.config
+        if think not in (True, False, "adaptive", "exact"):
+            raise InputError(f"think must be True, False, 'adaptive' or 'exact', got {think!r}")
         if action_mode == "continuous" and self.model.expert is None:
             raise InputError("this checkpoint has no action expert; use action_mode='discrete'")
         if action_mode == "discrete" and self.action_tokenizer is None:
@@ -293,28 +320,83 @@ class Policy:
 
     # Stages ------------------------------------------------------------------------------------------------------
 
+    def _encode(self, image_inputs: ImageInputs) -> Tensor:
+        return self.model.image_features(
+            torch.from_numpy(image_inputs.pixel_values).to(self.device),
+            torch.from_numpy(image_inputs.batched_pooling()).to(self.device),
+            self.processor.patch_grid,
+        )
+
+    def _prefill(
+        self, prompt: Prompt, features: Tensor, cache: KeyValueCache, hidden: Hidden
+    ) -> Tensor | None:
+        return self.model.prefill(
+            torch.from_numpy(prompt.input_ids).unsqueeze(0).to(self.device),
+            torch.from_numpy(prompt.token_type_ids).unsqueeze(0).to(self.device),
+            features,
+            cache,
+            hidden=hidden,
+        )
+
+    def _remember(
+        self,
+        image_inputs: ImageInputs,
+        features: Tensor,
+        first_image: Image,
+        cache: KeyValueCache,
+        prompt: Prompt,
+    ) -> _Observation:
+        prefix = prompt.input_ids[: int(np.flatnonzero(prompt.token_type_ids)[-1]) + 1]
+        self._observation = _Observation(image_inputs, features, first_image.copy(), cache, prefix)
+        return self._observation
+
+    def _reusable(self, images: Sequence[Image] | None) -> _Observation:
+        if images is not None:
+            raise InputError(
+                "with reuse_images=True pass images=None: the images of the previous call are used"
+            )
+        if self._observation is None:
+            raise InputError("reuse_images=True needs an earlier call with images")
+        return self._observation
+
+    def _refresh(
+        self, prompt: Prompt, seen: _Observation, cache: KeyValueCache, hidden: Hidden
+    ) -> Tensor | None:
+        """Fill the cache from the previous call up to the last image token, and compute the rest of the prompt."""
+        known = len(seen.prefix)
+        if not np.array_equal(prompt.input_ids[:known], seen.prefix):
+            raise InputError(
+                "the prompt's image part differs from the previous call's; pass the images again"
+            )
+        cache.copy_prefix(seen.cache, known)
+        return feed(self.model.decoder, cache, prompt.input_ids[known:].tolist(), hidden)
+
     def _think(
         self,
         outcome: _Outcome,
         cache: KeyValueCache,
         image: Image,
+        think: bool | Think,
         depth_cache: DepthCache | None,
         closing_limit: int,
-        *,
-        hidden: bool,
-    ) -> Tensor | None:
-        config = self.config
-        if depth_cache is not None:
-            outcome.update_mask = depth_update_mask(image, depth_cache.image, cells=config.num_depth_codes)
-        decoded = decode_depth(
-            self.model.decoder,
-            cache,
-            config,
-            update=None if outcome.update_mask is None else outcome.update_mask.tolist(),
-            previous=None if depth_cache is None else depth_cache.codes.tolist(),
-            closing_limit=closing_limit,
-            hidden=hidden,
-        )
+    ) -> Tensor:
+        tokens = DepthTokens.of(self.config)
+        decoder = self.model.decoder
+        if depth_cache is None:
+            decoded = decode_depth(decoder, cache, tokens, closing_limit=closing_limit)
+        else:
+            if think == "exact":
+                outcome.update_mask = np.ones(tokens.cells, dtype=np.bool_)
+            else:
+                outcome.update_mask = depth_update_mask(image, depth_cache.image, cells=tokens.cells)
+            decoded = decode_depth_from_draft(
+                decoder,
+                cache,
+                tokens,
+                draft=depth_cache.codes,
+                changed=outcome.update_mask,
+                closing_limit=closing_limit,
+            )
         outcome.add_depth(decoded, image)
         return decoded.hidden
 
@@ -405,6 +487,7 @@ class _Outcome:
         self.codes: IntArray | None = None
         self.update_mask: BoolArray | None = None
         self.depth_cache: DepthCache | None = None
+        self.depth_forwards: int | None = None
         self.reason = ""
 
     def refuse(self, reason: str) -> None:
@@ -414,6 +497,7 @@ class _Outcome:
         self.cached_ids = np.concatenate([self.cached_ids, np.asarray(decoded.token_ids, dtype=np.int64)])
         self.token_ids = decoded.token_ids
         self.codes = np.asarray(decoded.codes, dtype=np.int64)
+        self.depth_forwards = decoded.forwards
         if decoded.complete:
             self.depth_cache = DepthCache(image.copy(), self.codes)
         else:
@@ -428,6 +512,7 @@ class _Outcome:
             token_ids=self.token_ids,
             depth_codes=self.codes,
             depth_update_mask=self.update_mask,
+            depth_forwards=self.depth_forwards,
             depth_cache=self.depth_cache,
         )
 

@@ -52,6 +52,22 @@ class KeyValueCache:
         self.values[layer, :, self.length : stop] = value
         return self.keys[layer, :, :stop], self.values[layer, :, :stop]
 
+    def truncate(self, length: int) -> None:
+        """Forget every position from ``length`` on."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"the cache holds {self.length} positions and cannot be cut to {length}")
+        self.length = length
+
+    def copy_prefix(self, other: KeyValueCache, length: int) -> None:
+        """Take over the first ``length`` positions of another cache of the same model."""
+        if self.length or length > min(other.length, self.capacity):
+            raise ValueError(
+                f"cannot take {length} positions of {other.length} into a cache of {self.capacity}"
+            )
+        self.keys[:, :, :length] = other.keys[:, :, :length]
+        self.values[:, :, :length] = other.values[:, :, :length]
+        self.length = length
+
     def filled(self) -> tuple[Tensor, Tensor]:
         """Return the filled keys and values as (layers, batch, length, kv_heads * head_dim) views."""
         return self.keys[:, :, : self.length].flatten(3), self.values[:, :, : self.length].flatten(3)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from molmoact2_edge.checkpoint.config import ActionExpertConfig
+from molmoact2_edge.model.flow import CompiledFlow
 from molmoact2_edge.model.layout import Linear, ParameterSource
 from molmoact2_edge.model.rope import RotaryTable
 
@@ -85,6 +86,20 @@ class ActionExpert:
         self.final = source.linear(f"{prefix}.final_layer.linear", action_dim, width, bias=True)
         self.rope = RotaryTable(self.head_dim, _ROPE_BASE, device)
         self._schedules: dict[int, Modulation] = {}
+        self._compiled: CompiledFlow | None = None
+
+    @property
+    def flow_backend(self) -> str:
+        """What :meth:`integrate` runs on: ``"torch"``, or the compiled loop with its instruction set and threads."""
+        compiled = self._compiled
+        return "torch" if compiled is None else f"compiled ({compiled.isa}, threads: {compiled.threads})"
+
+    def compile(self) -> None:
+        """Let :meth:`integrate` run in C++ from here on; float32 on the CPU only.
+
+        The weights are copied: whoever changes them later calls this again, or :meth:`integrate` raises.
+        """
+        self._compiled = CompiledFlow(self, threads=torch.get_num_threads())
 
     def _block(self, source: ParameterSource, prefix: str) -> ExpertBlock:
         width, inner = self.config.hidden_size, self.config.intermediate_size
@@ -174,6 +189,8 @@ class ActionExpert:
         collects a copy of every step's velocity before padding columns are zeroed. The state x stays in float32.
         """
         schedule = self.schedule(num_steps)
+        if self._compiled is not None:
+            return self._compiled.integrate(noise, context, schedule, valid_dim, velocities)
         dtype = self.action_embed.weight.dtype
         x = noise.float().clone()
         if valid_dim is not None:

@@ -50,10 +50,20 @@ class MolmoAct2:
     ) -> MolmoAct2:
         """Read the weights tensor by tensor, converting to ``dtype`` on ``device``.
 
+        In float32 on the CPU the flow loop is the compiled one, elsewhere torch's; ``backends`` tells.
+
         Raises:
             CheckpointError: A tensor is missing or its shape is not what the configuration says.
         """
-        return cls(checkpoint_source(reader, dtype=dtype, device=device), config, device)
+        model = cls(checkpoint_source(reader, dtype=dtype, device=device), config, device)
+        if model.expert is not None and device.type == "cpu" and dtype == torch.float32:
+            model.expert.compile()
+        return model
+
+    @property
+    def backends(self) -> dict[str, str]:
+        """What computes each stage that has more than one implementation."""
+        return {} if self.expert is None else {"flow": self.expert.flow_backend}
 
     @property
     def dtype(self) -> torch.dtype:

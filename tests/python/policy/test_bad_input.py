@@ -106,7 +106,9 @@ def test_sequence_that_does_not_decode_is_invalid_and_empty(policy: Policy) -> N
     assert p.token_ids[-1] == policy.config.eos_token_id
 
 
-def test_generation_that_reaches_its_limit_is_invalid(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generation_that_reaches_its_limit_is_invalid(
+    policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
     frame = np.random.default_rng(0).integers(0, 255, (20, 30, 3), dtype=np.uint8)
     complete = call(policy, action_mode="discrete", images=[frame]).token_ids
     assert len(complete) > 12
