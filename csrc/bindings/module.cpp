@@ -5,4 +5,6 @@ PYBIND11_MODULE(_core, module) {
   molmoact2::bindings::bind_build(module);
   molmoact2::bindings::bind_control(module);
   molmoact2::bindings::bind_kernels(module);
+  pybind11::module_ kernels = module.attr("kernels");
+  molmoact2::bindings::bind_flow(kernels);
 }

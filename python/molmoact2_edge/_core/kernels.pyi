@@ -36,3 +36,39 @@ def resize_bilinear(frame: NDArray[np.uint8], height: int, width: int) -> NDArra
 def depth_update_mask(
     current: NDArray[np.uint8], previous: NDArray[np.uint8], side: int
 ) -> NDArray[np.bool_]: ...
+
+_Floats = NDArray[np.float32]
+_Linear = tuple[_Floats, _Floats]
+
+class FlowPlan:
+    def __init__(
+        self,
+        *,
+        heads: int,
+        action_embed: _Linear,
+        blocks: Sequence[tuple[_Linear, _Linear, _Linear, _Linear, _Linear, _Linear]],
+        final: _Linear,
+        qk_norm: bool,
+        qk_norm_eps: float,
+        rope: bool,
+        causal: bool,
+        threads: int | None = None,
+        available_threads: int = 1,
+        isa: str | None = None,
+    ) -> None: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+    def run(
+        self,
+        noise: _Floats,
+        keys: _Floats,
+        values: _Floats,
+        modulation: _Floats,
+        final_modulation: _Floats,
+        valid_columns: int,
+        velocities: _Floats | None = None,
+    ) -> _Floats: ...
+
+def cpu_isas() -> list[str]: ...
