@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -17,17 +17,21 @@ from molmoact2_edge.checkpoint.config import ModelConfig
 from molmoact2_edge.checkpoint.files import Checkpoint
 from molmoact2_edge.checkpoint.norm_stats import Embodiment
 from molmoact2_edge.depth import depth_update_mask
+from molmoact2_edge.devices import resolve_device, resolve_dtype
 from molmoact2_edge.errors import InputError
 from molmoact2_edge.model.decoder import Hidden, KeyValueCache
-from molmoact2_edge.model.depth_decode import DepthDecode, DepthTokens, decode_depth, decode_depth_from_draft
+from molmoact2_edge.model.depth_decode import DepthTokens, decode_depth, decode_depth_from_draft
 from molmoact2_edge.model.generate import Generated, feed, generate
 from molmoact2_edge.model.masks import cross_attention_mask, depth_tokens
 from molmoact2_edge.model.molmoact2 import MolmoAct2
 from molmoact2_edge.openfast import OpenFast
+from molmoact2_edge.prediction import DepthCache, Outcome, Prediction, Trace
 from molmoact2_edge.processor import ImageInputs, Processor, Prompt
 from molmoact2_edge.processor.convention import JointConvention, joint_convention
 from molmoact2_edge.timing import Stopwatch
-from molmoact2_edge.types import BoolArray, FloatArray, Image, IntArray
+from molmoact2_edge.types import FloatArray, Image, IntArray
+
+__all__ = ["ActionMode", "DepthCache", "Policy", "Prediction", "Think", "Trace"]
 
 ActionMode = Literal["continuous", "discrete"]
 Think = Literal["adaptive", "exact"]
@@ -36,56 +40,6 @@ Think = Literal["adaptive", "exact"]
 _TOKENS_PER_STEP = 16
 # The shortest allowance for what follows the last depth cell, as in the public model.
 _MIN_CLOSING_TOKENS = 8
-
-
-@dataclass(frozen=True)
-class DepthCache:
-    """What MolmoAct2-Think remembers of one frame: its first image and the depth codes of all cells."""
-
-    image: Image
-    codes: IntArray
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """One chunk of actions and how it came about.
-
-    ``actions``: (n_action_steps, action_dim) float32 in the robot's own units, empty when not ``valid``;
-    ``reason`` says why. ``token_ids``: the discrete generation, else the depth tokens, as vocabulary ids, or None.
-    ``depth_codes``: (num_depth_codes,) int64 or None; ``depth_update_mask``: bool, the cells that were decoded anew,
-    or None when there was no cache; ``depth_forwards``: passes through the decoder that the depth map took;
-    ``depth_cache`` goes into the next call. ``timing``: seconds per stage.
-    """
-
-    actions: FloatArray
-    valid: bool
-    reason: str
-    timing: dict[str, float]
-    token_ids: list[int] | None = None
-    depth_codes: IntArray | None = None
-    depth_update_mask: BoolArray | None = None
-    depth_forwards: int | None = None
-    depth_cache: DepthCache | None = None
-
-
-@dataclass
-class Trace:
-    """Collects intermediate results of one call, to compare implementations stage by stage.
-
-    Every field is filled by the call that the trace is handed to; arrays are float32 on the CPU.
-    ``keys``, ``values``: (layers, tokens, kv_width) before the depth gate; ``context_keys``, ``context_values``:
-    (layers, heads, valid tokens, head size); ``velocities``: (steps, T, max_action_dim), padding columns still in.
-    """
-
-    images: ImageInputs | None = None
-    prompt: Prompt | None = None
-    arrays: dict[str, npt.NDArray[np.generic]] = field(default_factory=dict)
-
-    def keep(self, **tensors: Tensor) -> None:
-        """Store copies of tensors under their names."""
-        for name, tensor in tensors.items():
-            values = tensor.detach().cpu()
-            self.arrays[name] = (values.float() if values.is_floating_point() else values).numpy().copy()
 
 
 @dataclass(frozen=True)
@@ -197,7 +151,8 @@ class Policy:
             reuse_images: Take the images of the previous call as they were encoded then; only the rest of the prompt
                 (task and state) and the actions are computed.
             normalize_language: Normalize the instruction as in training.
-            convention: ``"so100_so101"`` maps a LeRobot-calibrated arm to the convention of those weights.
+            convention: ``"so100_so101"`` maps a LeRobot-calibrated arm to the convention of those weights; a
+                LeRobot-saved checkpoint may name its own, which is applied in any case.
             trace: Collects intermediate results.
 
         Raises:
@@ -211,7 +166,7 @@ class Policy:
             self._check_mode(action_mode, think, depth_cache)
             steps = self._check_steps(num_steps)
             sample = self._noise(noise, seed, embodiment.action_horizon)
-            joints = joint_convention(convention)
+            joints = joints_of(embodiment, convention)
             robot_state = np.asarray(state)
             seen = self._reusable(images) if reuse_images else None
             image_inputs = seen.images if seen is not None else self.processor.images(images or ())
@@ -239,7 +194,7 @@ class Policy:
             else:
                 hidden = self._refresh(prompt, seen, cache, wanted)
             watch.lap("prefill")
-            outcome = _Outcome(prompt.input_ids)
+            outcome = Outcome(prompt.input_ids)
             if think:
                 hidden = self._think(outcome, cache, seen.first_image, think, depth_cache, closing_limit)
                 watch.lap("depth")
@@ -373,7 +328,7 @@ class Policy:
 
     def _think(
         self,
-        outcome: _Outcome,
+        outcome: Outcome,
         cache: KeyValueCache,
         image: Image,
         think: bool | Think,
@@ -402,7 +357,7 @@ class Policy:
 
     def _continuous(
         self,
-        outcome: _Outcome,
+        outcome: Outcome,
         cache: KeyValueCache,
         noise: Tensor,
         steps: int,
@@ -434,7 +389,7 @@ class Policy:
 
     def _discrete(
         self,
-        outcome: _Outcome,
+        outcome: Outcome,
         cache: KeyValueCache,
         hidden: Tensor | None,
         limit: int,
@@ -456,7 +411,7 @@ class Policy:
 
     def _finish(
         self,
-        outcome: _Outcome,
+        outcome: Outcome,
         chunk: FloatArray,
         norm_tag: str | None,
         embodiment: Embodiment,
@@ -478,45 +433,6 @@ class Policy:
             trace.keep(first_logits=self.model.decoder.logits(hidden)[0])
 
 
-class _Outcome:
-    """What a call has found out so far; the first reason to distrust it stands."""
-
-    def __init__(self, prompt_ids: IntArray) -> None:
-        self.cached_ids = prompt_ids
-        self.token_ids: list[int] | None = None
-        self.codes: IntArray | None = None
-        self.update_mask: BoolArray | None = None
-        self.depth_cache: DepthCache | None = None
-        self.depth_forwards: int | None = None
-        self.reason = ""
-
-    def refuse(self, reason: str) -> None:
-        self.reason = self.reason or reason
-
-    def add_depth(self, decoded: DepthDecode, image: Image) -> None:
-        self.cached_ids = np.concatenate([self.cached_ids, np.asarray(decoded.token_ids, dtype=np.int64)])
-        self.token_ids = decoded.token_ids
-        self.codes = np.asarray(decoded.codes, dtype=np.int64)
-        self.depth_forwards = decoded.forwards
-        if decoded.complete:
-            self.depth_cache = DepthCache(image.copy(), self.codes)
-        else:
-            self.refuse("the depth map did not end with <depth_end>")
-
-    def prediction(self, actions: FloatArray, timing: dict[str, float]) -> Prediction:
-        return Prediction(
-            actions=actions,
-            valid=not self.reason,
-            reason=self.reason,
-            timing=timing,
-            token_ids=self.token_ids,
-            depth_codes=self.codes,
-            depth_update_mask=self.update_mask,
-            depth_forwards=self.depth_forwards,
-            depth_cache=self.depth_cache,
-        )
-
-
 def action_codes(generated: Generated, config: ModelConfig) -> list[int]:
     """Return the OpenFAST ids between the first ``<action_start>`` and the ``<action_end>`` after it.
 
@@ -534,27 +450,19 @@ def action_codes(generated: Generated, config: ModelConfig) -> list[int]:
     return codes if all(0 <= code < config.num_action_tokens for code in codes) else []
 
 
-def resolve_device(device: str) -> torch.device:
-    """Return the device that ``"auto"``, ``"cpu"`` or ``"cuda"`` stands for on this machine."""
-    available = torch.cuda.is_available()
-    if device == "auto":
-        return torch.device("cuda" if available else "cpu")
-    try:
-        target = torch.device(device)
-    except RuntimeError:
-        target = None
-    if target is None or target.type not in ("cpu", "cuda"):
-        raise InputError(f"device must be 'auto', 'cpu' or 'cuda', got {device!r}")
-    if target.type == "cuda" and not available:
-        raise InputError("device='cuda', but torch sees no CUDA device; `molmoact2-edge doctor` says why")
-    return target
+def joints_of(embodiment: Embodiment, convention: str) -> JointConvention | None:
+    """Return the joint convention to apply: the checkpoint's own where it has one, else the one asked for.
 
-
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Return the number type that ``"auto"``, ``"float32"`` or ``"bfloat16"`` stands for on ``device``."""
-    names = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-    if dtype == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if dtype not in names:
-        raise InputError(f"dtype must be 'auto', 'float32' or 'bfloat16', got {dtype!r}")
-    return names[dtype]
+    Raises:
+        InputError: The name is unknown, or it contradicts the checkpoint's own convention.
+    """
+    asked = joint_convention(convention)
+    if embodiment.joint_signs is None or embodiment.joint_offsets is None:
+        return asked
+    own = JointConvention(embodiment.joint_signs, embodiment.joint_offsets)
+    if asked is not None and asked != own:
+        raise InputError(
+            f"this checkpoint maps joints by signs {own.signs} and offsets {own.offsets} itself, which is not "
+            f"{convention!r}; leave the convention at 'none'"
+        )
+    return own

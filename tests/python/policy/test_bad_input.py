@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 import torch
 
 from molmoact2_edge import DepthCache, OpenFast, Policy
+from molmoact2_edge.devices import resolve_device, resolve_dtype
 from molmoact2_edge.errors import CheckpointError, InputError
 from molmoact2_edge.model.generate import Generated
-from molmoact2_edge.policy import action_codes, resolve_device, resolve_dtype
+from molmoact2_edge.policy import action_codes, joints_of
+from molmoact2_edge.processor import SO100_SO101
 
 IMAGE = np.zeros((20, 30, 3), dtype=np.uint8)
 STATE = np.zeros(6, dtype=np.float32)
@@ -165,6 +168,25 @@ def test_chunk_that_is_not_finite_is_invalid(policy: Policy) -> None:
 )
 def test_action_codes(tokens: list[int], expected: list[int], policy: Policy) -> None:
     assert action_codes(Generated(tokens, True), policy.config) == expected
+
+
+def test_the_checkpoints_own_joint_convention_is_applied_once(policy: Policy) -> None:
+    embodiment = policy.processor.embodiment("so101_tiny")
+    own = replace(embodiment, joint_signs=(1, -1, 1, 1, 1, 1), joint_offsets=(0, 90, 90, 0, 0, 0))
+    other = replace(embodiment, joint_signs=(1,) * 6, joint_offsets=(5,) * 6)
+    assert joints_of(embodiment, "none") is None
+    assert joints_of(embodiment, "so100_so101") == SO100_SO101
+    assert joints_of(own, "none") == SO100_SO101
+    assert joints_of(own, "so100_so101") == SO100_SO101
+    with pytest.raises(InputError, match="leave the convention at 'none'"):
+        joints_of(other, "so100_so101")
+
+
+def test_a_joint_convention_maps_state_and_actions(policy: Policy) -> None:
+    """What the arm calls x, the model calls sign * x + offset, on the way in and on the way out."""
+    plain = call(policy, state=SO100_SO101.to_model(STATE)).actions
+    mapped = call(policy, state=STATE, convention="so100_so101").actions
+    np.testing.assert_allclose(SO100_SO101.to_model(mapped), plain, rtol=0, atol=1e-4)
 
 
 def test_devices_and_number_types() -> None:
