@@ -1,0 +1,107 @@
+"""Robot configurations: what ships is valid, and every mistake is answered with its file and key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from molmoact2_edge.config import load_robot, robot_names
+from molmoact2_edge.errors import InputError
+
+
+@pytest.mark.parametrize("name", robot_names())
+def test_what_ships_is_valid_and_reads_back_as_printed(name: str, tmp_path: Path) -> None:
+    config = load_robot(name)
+    limits = config.limits()
+    assert len(limits) == len(config.joints)
+    assert (limits.position_min < limits.position_max).all()
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(config.to_yaml())
+    assert load_robot(printed) == config
+
+
+def test_extends_overlays_values_and_replaces_tables() -> None:
+    real, simulated = load_robot("so101"), load_robot("sim-so101")
+    assert simulated.joints == real.joints
+    assert simulated.loop.rate_hz == real.loop.rate_hz == 50.0
+    assert simulated.driver == "sim"
+    assert simulated.policy.norm_tag is None
+    assert list(simulated.cameras) == ["front", "wrist"]
+    assert simulated.cameras["front"].height == 112
+    assert np.array_equal(simulated.start_distances(), real.start_distances())
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "named"),
+    [
+        (("loop", "rate_hz"), 5, r"loop\.rate_hz: expected a number at least 10 and at most 1000, got 5"),
+        (("loop", "rate_hz"), "fast", r"loop\.rate_hz: expected a number"),
+        (("loop", "rate_hz"), float("nan"), r"loop\.rate_hz: expected a number"),
+        (("loop", "fifo_priority"), True, r"loop\.fifo_priority: expected a whole number"),
+        (("loop", "silence_fault_s"), 0.01, r"loop\.silence_fault_s: expected a number at least 0\.25"),
+        (("loop", "cpus"), [0, -1], r"loop\.cpus: expected a list of CPU numbers"),
+        (("loop", "rate"), 50, r"loop\.rate: no such key; did you mean rate_hz\?"),
+        (("chunk", "rate_hz"), 60, r"chunk\.rate_hz: expected a number above 0 and at most 50"),
+        (("chunk", "mode"), "fast", r"chunk\.mode: expected sync or async or blend, got 'fast'"),
+        (("policy", "joint_convention"), "so102", r"policy\.joint_convention: expected none or so100_so101"),
+        (("cameras",), {}, r"cameras: expected a mapping of 1 to 16 names"),
+        (("cameras", "front", "height"), 0, r"cameras\.front\.height: expected a whole number"),
+        (
+            ("joints", "gripper", "position"),
+            [100, 0],
+            r"joints\.gripper\.position: expected \[lowest, highest\]",
+        ),
+        (("joints", "gripper", "jump"), 0, r"joints\.gripper\.jump: expected a number above 0"),
+        (("joints", "gripper"), 3, r"joints\.gripper: expected a mapping"),
+        (("speed",), 3, r"speed: no such key"),
+        (("name",), None, r"name: expected a text"),
+    ],
+)
+def test_a_mistake_is_named_with_file_and_key(
+    place: tuple[str, ...], value: object, named: str, tmp_path: Path
+) -> None:
+    data = load_robot("sim-so101").as_dict()
+    section = data
+    for key in place[:-1]:
+        section = section[key]
+    section[place[-1]] = value
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError, match=rf"mine\.yaml: {named}"):
+        load_robot(path)
+
+
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    data = load_robot("sim-so101").as_dict()
+    del data["joints"]["elbow_flex"]["velocity"]
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(InputError, match=r"joints\.elbow_flex\.velocity: missing; expected a number above 0"):
+        load_robot(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("- 1\n- 2\n", "expected a mapping of keys, got list"),
+        ("a: [1\n", "not readable as YAML"),
+        ("extends: 3\n", "extends: expected"),
+        ("extends: mine.yaml\n", "extends leads back to itself"),
+        ("extends: nobody\n", "no robot 'nobody'; there are"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(text: str, named: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=named):
+        load_robot(path)
+
+
+def test_an_unknown_robot_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(InputError, match="so101"):
+        load_robot("so102")
+    with pytest.raises(InputError, match="no robot configuration at"):
+        load_robot("missing.yaml")
