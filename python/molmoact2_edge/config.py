@@ -285,7 +285,7 @@ class _Section:
         self._path = path
         self._place = place
         if not isinstance(data, Mapping):
-            raise InputError(f"{path}: {place}: expected a mapping of keys, got {data!r}")
+            raise InputError(f"{path}: {place.rstrip('.')}: expected a mapping of keys, got {data!r}")
         self._data = dict(data)
         self._known: list[str] = []
 
