@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bench import Predicted, configuration
 
+from bench import Predicted, configuration
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.errors import InputError
 from molmoact2_edge.runtime import Runner, RunSettings, Scenario, build_report, open_scenario
