@@ -1,5 +1,6 @@
 #include "control/safety_gate.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <random>
@@ -17,7 +18,7 @@ constexpr double kPeriod = 0.01;
 JointLimits limits_of(std::size_t joints, double range, double velocity, double acceleration, double jump) {
   JointLimits limits;
   limits.joint_count = joints;
-  for (std::size_t i = 0; i < joints; ++i) {
+  for (std::size_t i = 0; i < std::min(joints, kMaxJoints); ++i) {
     limits.position_min[i] = -range;
     limits.position_max[i] = range;
     limits.velocity_max[i] = velocity;
