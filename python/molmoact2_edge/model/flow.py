@@ -79,7 +79,9 @@ class CompiledFlow:
             RuntimeError: The expert's weights have changed since they were packed.
         """
         if _versions(self._sources) != self._versions:
-            raise RuntimeError("the expert's weights have changed since compile(); call expert.compile() again")
+            raise RuntimeError(
+                "the expert's weights have changed since compile(); call expert.compile() again"
+            )
         batch, horizon, columns = noise.shape
         steps = schedule.blocks.shape[0]
         start = noise.float().contiguous()
