@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <limits>
 #include <memory>
@@ -14,6 +15,7 @@
 #include "bindings/bindings.h"
 #include "kernels/depth_diff/depth_diff.h"
 #include "kernels/openfast/openfast.h"
+#include "kernels/vision_input/vision_input.h"
 
 namespace py = pybind11;
 
@@ -188,6 +190,56 @@ DenseArray<bool> depth_update_mask(const DenseArray<std::uint8_t>& current,
   return mask;
 }
 
+kernels::ImageView image_view(const py::array_t<std::uint8_t, 0>& image) {
+  if (image.ndim() != 3 || image.shape(2) != kernels::kImageChannels || image.size() == 0) {
+    throw std::invalid_argument("image must be (height, width, 3) and not empty");
+  }
+  // The stride of an axis with one entry means nothing.
+  if (image.strides(2) != 1 || (image.shape(1) > 1 && image.strides(1) != kernels::kImageChannels)) {
+    throw std::invalid_argument("a row of the image must be contiguous; use numpy.ascontiguousarray");
+  }
+  return {image.data(), checked_int(image.shape(0), "the height"), checked_int(image.shape(1), "the width"),
+          image.strides(0)};
+}
+
+void require_ok(kernels::VisionInputStatus status) {
+  switch (status) {
+    case kernels::VisionInputStatus::ok:
+      return;
+    case kernels::VisionInputStatus::bad_frame:
+    case kernels::VisionInputStatus::bad_size:
+      throw std::invalid_argument("sides of the image and of its new size must be 1 to " +
+                                  std::to_string(kernels::kMaxImageSide));
+    case kernels::VisionInputStatus::bad_window:
+      throw std::invalid_argument("the window must hold at least one patch of 1 to " +
+                                  std::to_string(kernels::kMaxPatchSide) +
+                                  " pixels and lie within the resized image");
+    case kernels::VisionInputStatus::cuda_failed:
+      throw std::runtime_error("a CUDA kernel could not be launched");
+  }
+}
+
+// size: of the resized image; origin: of the window, both (vertical, horizontal) in pixels; grid: (rows,
+// columns) of patches.
+void resize_to_patches(const py::array_t<std::uint8_t, 0>& image, std::array<int, 2> size,
+                       std::array<int, 2> origin, std::array<int, 2> grid, int patch,
+                       DenseArray<float>& patches) {
+  const kernels::ImageView view = image_view(image);
+  const kernels::PatchWindow window{origin[0], origin[1], grid[0], grid[1], patch};
+  const py::ssize_t rows = static_cast<py::ssize_t>(grid[0]) * grid[1];
+  const py::ssize_t columns = static_cast<py::ssize_t>(patch) * patch * kernels::kImageChannels;
+  if (patches.ndim() != 2 || patches.shape(0) != rows || patches.shape(1) != columns) {
+    throw std::invalid_argument("patches must be (rows * columns of the grid, patch * patch * 3)");
+  }
+  float* const target = patches.mutable_data();  // refuses a read-only array
+  kernels::VisionInputStatus status{};
+  {
+    const py::gil_scoped_release release;
+    status = kernels::resize_to_patches(view, {size[0], size[1]}, window, kernels::fastest_isa(), target);
+  }
+  require_ok(status);
+}
+
 }  // namespace
 
 void bind_kernels(py::module_& module) {
@@ -212,6 +264,10 @@ void bind_kernels(py::module_& module) {
                      py::arg("width"));
   kernels_module.def("depth_update_mask", &depth_update_mask, py::arg("current").noconvert(),
                      py::arg("previous").noconvert(), py::arg("side"));
+  kernels_module.def("resize_to_patches", &resize_to_patches, py::arg("image").noconvert(), py::kw_only(),
+                     py::arg("size"), py::arg("origin"), py::arg("grid"), py::arg("patch"),
+                     py::arg("patches").noconvert());
+  kernels_module.attr("MAX_IMAGE_SIDE") = kernels::kMaxImageSide;
   kernels_module.attr("MAX_FRAME_SIDE") = kernels::kMaxFrameSide;
   kernels_module.attr("MAX_GRID_SIDE") = kernels::kMaxGridSide;
 }

@@ -7,6 +7,7 @@ MAX_STEPS: int
 MAX_ACTION_DIMS: int
 MAX_FRAME_SIDE: int
 MAX_GRID_SIDE: int
+MAX_IMAGE_SIDE: int
 
 class OpenFastCodec:
     def __init__(
@@ -36,6 +37,15 @@ def resize_bilinear(frame: NDArray[np.uint8], height: int, width: int) -> NDArra
 def depth_update_mask(
     current: NDArray[np.uint8], previous: NDArray[np.uint8], side: int
 ) -> NDArray[np.bool_]: ...
+def resize_to_patches(
+    image: NDArray[np.uint8],
+    *,
+    size: tuple[int, int],
+    origin: tuple[int, int],
+    grid: tuple[int, int],
+    patch: int,
+    patches: NDArray[np.float32],
+) -> None: ...
 
 _Floats = NDArray[np.float32]
 _Linear = tuple[_Floats, _Floats]

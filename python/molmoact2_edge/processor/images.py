@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
+from molmoact2_edge._core import kernels
 from molmoact2_edge.checkpoint.processor_config import ProcessorConfig
 from molmoact2_edge.errors import InputError
 from molmoact2_edge.types import FloatArray, Image, IntArray
@@ -60,10 +60,17 @@ def check_frames(images: object) -> None:
             raise InputError(f"images[{index}]: expected shape (H, W, 3) in RGB order, got {image.shape}")
         if image.shape[0] == 0 or image.shape[1] == 0:
             raise InputError(f"images[{index}]: expected at least one pixel, got shape {image.shape}")
+        if max(image.shape[:2]) > kernels.MAX_IMAGE_SIDE:
+            raise InputError(
+                f"images[{index}]: expected at most {kernels.MAX_IMAGE_SIDE} pixels a side, got shape {image.shape}"
+            )
 
 
 def prepare_images(images: Sequence[Image], config: ProcessorConfig) -> ImageInputs:
     """Resizes, scales and cuts camera frames.
+
+    Bilinear without antialiasing, rounded half to even, scaled by x / 255 * 2 - 1: the public model's pixels to the
+    bit, whatever the number of threads (csrc/kernels/vision_input).
 
     Args:
         images: Images (H, W, 3) uint8, RGB, main camera first.
@@ -73,52 +80,73 @@ def prepare_images(images: Sequence[Image], config: ProcessorConfig) -> ImageInp
         InputError: No frame, or one of wrong type, shape or size zero.
     """
     check_frames(images)
-    prepare = _single_crop if config.crop_mode == "resize" else _overlapping_crops
-    crops, pooling, grids = zip(*(prepare(image, config) for image in images), strict=True)
+    cut = _single_crop if config.crop_mode == "resize" else _overlapping_crops
+    cuts = [cut(image.shape[0], image.shape[1], config) for image in images]
+    num_crops = [len(one.crops) for one in cuts]
+    rows, columns = config.patch_grid
+    pixel_values = np.empty((sum(num_crops), rows * columns, config.patch_size**2 * 3), dtype=np.float32)
+    patches = iter(pixel_values)
+    for image, one in zip(images, cuts, strict=True):
+        frame = image if image.strides[1:] == (3, 1) else np.ascontiguousarray(image)
+        for crop in one.crops:
+            kernels.resize_to_patches(
+                frame,
+                size=crop.frame_size,
+                origin=crop.origin,
+                grid=config.patch_grid,
+                patch=config.patch_size,
+                patches=next(patches),
+            )
     return ImageInputs(
-        pixel_values=np.concatenate(crops),
-        pooling=np.concatenate(pooling),
-        grids=np.array(grids, dtype=np.int64),
-        num_crops=np.array([len(one) for one in crops], dtype=np.int64),
-        tokens_per_image=np.array([len(one) for one in pooling], dtype=np.int64),
+        pixel_values=pixel_values,
+        pooling=np.concatenate([one.pooling for one in cuts]),
+        grids=np.array([one.grids for one in cuts], dtype=np.int64),
+        num_crops=np.array(num_crops, dtype=np.int64),
+        tokens_per_image=np.array([len(one.pooling) for one in cuts], dtype=np.int64),
     )
 
 
-_Prepared = tuple[FloatArray, IntArray, tuple[int, int, int, int]]
+class _Crop(NamedTuple):
+    """A window, of the crop's size, of the frame resized to another size."""
+
+    frame_size: tuple[int, int]
+    origin: tuple[int, int]
+    """Top and left, in pixels of the resized frame."""
 
 
-def _single_crop(image: Image, config: ProcessorConfig) -> _Prepared:
-    patches = _to_patches(_resize(image, config.size), config.patch_size)
-    rows, columns = config.patch_grid
-    pooling, grid = _whole_crop_pooling(rows, columns, config.pooling_size)
-    return patches[None], pooling, (*grid, 0, 0)
+class _Cut(NamedTuple):
+    """How a frame becomes crops and prompt tokens; depends on its size only."""
+
+    crops: list[_Crop]
+    pooling: IntArray
+    grids: tuple[int, int, int, int]
 
 
-def _overlapping_crops(image: Image, config: ProcessorConfig) -> _Prepared:
+def _single_crop(height: int, width: int, config: ProcessorConfig) -> _Cut:
+    pooling, grid = _whole_crop_pooling(*config.patch_grid, config.pooling_size)
+    return _Cut([_Crop(config.size, (0, 0))], pooling, (*grid, 0, 0))
+
+
+def _overlapping_crops(height: int, width: int, config: ProcessorConfig) -> _Cut:
     """A low-resolution crop of the whole frame, then overlapping crops in full resolution, row by row."""
-    low_crop, low_pooling, (low_rows, low_columns, _, _) = _single_crop(image, config)
+    crops, low_pooling, (low_rows, low_columns, _, _) = _single_crop(height, width, config)
     patch = config.patch_size
     rows, columns = config.patch_grid
     left, right = config.overlap_margins
     window_rows, window_columns = rows - left - right, columns - left - right
     margin = (left + right) * patch
-    height, width = image.shape[:2]
     tile_rows, tile_columns = choose_tiling(
         height - margin, width - margin, window_rows * patch, window_columns * patch, config.max_crops
     )
-    resized = _resize(
-        image, (tile_rows * window_rows * patch + margin, tile_columns * window_columns * patch + margin)
-    )
-    crops = [low_crop[0]]
+    frame_size = (tile_rows * window_rows * patch + margin, tile_columns * window_columns * patch + margin)
     index_grid = np.zeros(
         (tile_rows * window_rows + left + right, tile_columns * window_columns + left + right), dtype=np.int64
     )
     for a in range(tile_rows):
         for b in range(tile_columns):
             top, start = a * window_rows, b * window_columns
-            crop = resized[top * patch : (top + rows) * patch, start * patch : (start + columns) * patch]
             first = len(crops) * rows * columns
-            crops.append(_to_patches(crop, patch))
+            crops.append(_Crop(frame_size, (top * patch, start * patch)))
             # A crop keeps its margins at the frame's own edges only; inside, its neighbours hold those patches.
             keep_top, keep_bottom = (0 if a == 0 else left), (rows if a == tile_rows - 1 else rows - right)
             keep_left, keep_right = (
@@ -129,12 +157,8 @@ def _overlapping_crops(image: Image, config: ProcessorConfig) -> _Prepared:
             index_grid[top + keep_top : top + keep_bottom, start + keep_left : start + keep_right] = indices[
                 keep_top:keep_bottom, keep_left:keep_right
             ]
-    high_pooling, (high_rows, high_columns) = _pool(index_grid, config.pooling_size)
-    return (
-        np.stack(crops),
-        np.concatenate([low_pooling, high_pooling]),
-        (low_rows, low_columns, high_rows, high_columns),
-    )
+    high_pooling, high_grid = _pool(index_grid, config.pooling_size)
+    return _Cut(crops, np.concatenate([low_pooling, high_pooling]), (low_rows, low_columns, *high_grid))
 
 
 def choose_tiling(
@@ -155,29 +179,6 @@ def choose_tiling(
     if np.all(scales < 1):
         return tilings[int(np.argmax(scales))]
     return tilings[int(np.argmin(np.where(scales < 1, np.inf, scales)))]
-
-
-def _resize(image: Image, size: tuple[int, int]) -> FloatArray:
-    """Bilinear without antialiasing, (H, W, 3); rounded half to even to whole values in 0..255.
-
-    PyTorch's own filter, because a value next to a half rounds as it does there only with the same arithmetic.
-    """
-    pixels = torch.from_numpy(image.astype(np.float32)).permute(2, 0, 1)[None]
-    with torch.inference_mode():
-        resized = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False, antialias=False)
-    frame: FloatArray = resized[0].permute(1, 2, 0).numpy()
-    return np.rint(frame, out=frame)
-
-
-def _to_patches(crop: FloatArray, patch: int) -> FloatArray:
-    """Cuts values 0..255 of (H, W, 3) to (patches, patch_dim), row by row, scaled to [-1, 1]."""
-    rows, columns = crop.shape[0] // patch, crop.shape[1] // patch
-    tiles = crop.reshape(rows, patch, columns, patch, 3).transpose(0, 2, 1, 3, 4)
-    # A division: multiplying by 1 / 255 gives other float32 numbers.
-    patches: FloatArray = np.divide(tiles, np.float32(255), order="C")
-    np.multiply(patches, np.float32(2), out=patches)
-    np.subtract(patches, np.float32(1), out=patches)
-    return patches.reshape(rows * columns, patch * patch * 3)
 
 
 @lru_cache(maxsize=8)

@@ -1,56 +1,19 @@
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <memory>
 #include <random>
-#include <stdexcept>
 #include <vector>
 
 #include "check.h"
+#include "device_array.h"
 #include "kernels/depth_diff/depth_diff.h"
-#include "kernels/device/device.h"
 
 namespace {
 
 namespace kernels = molmoact2::kernels;
 using kernels::DepthDiffStatus;
-
-template <typename T>
-class DeviceArray {
- public:
-  explicit DeviceArray(std::size_t size) : size_(size) {
-    void* memory = nullptr;
-    if (cudaMalloc(&memory, size * sizeof(T)) != cudaSuccess)
-      throw std::runtime_error("out of device memory");
-    data_ = static_cast<T*>(memory);
-  }
-  explicit DeviceArray(const std::vector<T>& host) : DeviceArray(host.size()) {
-    if (cudaMemcpy(data_, host.data(), size_ * sizeof(T), cudaMemcpyHostToDevice) != cudaSuccess) {
-      throw std::runtime_error("copy to the device failed");
-    }
-  }
-  ~DeviceArray() { cudaFree(data_); }
-  DeviceArray(const DeviceArray&) = delete;
-  DeviceArray& operator=(const DeviceArray&) = delete;
-  DeviceArray(DeviceArray&&) = delete;
-  DeviceArray& operator=(DeviceArray&&) = delete;
-
-  T* get() const { return data_; }
-
-  std::vector<T> to_host() const {
-    std::vector<T> host(size_);
-    if (cudaMemcpy(host.data(), data_, size_ * sizeof(T), cudaMemcpyDeviceToHost) != cudaSuccess) {
-      throw std::runtime_error("copy from the device failed");
-    }
-    return host;
-  }
-
- private:
-  T* data_ = nullptr;
-  std::size_t size_;
-};
+using molmoact2::check::DeviceArray;
+using molmoact2::check::no_device;
 
 struct DeviceAxis {
   DeviceAxis(int input_size, int output_size)
@@ -71,12 +34,6 @@ std::vector<std::uint8_t> random_pixels(int height, int width, unsigned seed) {
   std::vector<std::uint8_t> pixels(static_cast<std::size_t>(height) * static_cast<std::size_t>(width) * 3);
   std::ranges::generate(pixels, [&] { return static_cast<std::uint8_t>(generator() >> 8); });
   return pixels;
-}
-
-bool no_device() {
-  if (!kernels::cuda_devices().empty()) return false;
-  molmoact2::check::skip("no CUDA device");
-  return true;
 }
 
 }  // namespace
