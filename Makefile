@@ -2,14 +2,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip --quiet
+INSTALL := $(PIP) install --constraint constraints.txt
 # What `make demo` hands to `molmoact2-edge run`.
 DEMO_ARGS ?= --episodes 3 --seed 7
+# cmake, ninja and the tools for lint come from .venv.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 CSRC := CMakeLists.txt CMakePresets.json $(shell find csrc -type f)
 CPP := $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help setup setup-dev gl demo test test-python test-cpp test-asan lint types format cuda train clean
+.PHONY: help setup setup-dev gl demo test test-python test-cpp test-asan lint types format cuda wheel train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -17,16 +20,16 @@ help: ## Show this list
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade pip
+	$(INSTALL) --upgrade pip
 
 # Built without isolation, so that the compiler's output is reused from one build to the next.
 $(VENV)/.setup: pyproject.toml constraints.txt $(CSRC) | $(BIN)/python
-	$(PIP) 'scikit-build-core>=0.10' 'pybind11>=2.13' 'cmake>=3.26' 'ninja>=1.11'
-	$(PIP) --no-build-isolation --editable '.[sim]'
+	$(INSTALL) 'scikit-build-core>=0.10' 'pybind11>=2.13' 'cmake>=3.26' 'ninja>=1.11'
+	$(INSTALL) --no-build-isolation --editable '.[sim]'
 	@touch $@
 
 $(VENV)/.setup-dev: $(VENV)/.setup
-	$(PIP) --no-build-isolation --editable '.[sim,dev]'
+	$(INSTALL) --no-build-isolation --editable '.[sim,dev]'
 	@touch $@
 
 setup: $(VENV)/.setup ## Make .venv and build the package in it
@@ -44,33 +47,39 @@ test-python: setup-dev gl
 	$(BIN)/python -m pytest
 
 test-cpp: setup-dev
-	$(BIN)/cmake --preset tests -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
-	$(BIN)/cmake --build --preset tests
-	$(BIN)/ctest --preset tests
+	cmake --preset tests -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
+	cmake --build --preset tests
+	ctest --preset tests
 
 test-asan: setup-dev ## Run the C++ tests under the address and undefined behaviour sanitizers
-	$(BIN)/cmake --preset asan
-	$(BIN)/cmake --build --preset asan
-	$(BIN)/ctest --preset asan
+	cmake --preset asan
+	cmake --build --preset asan
+	ctest --preset asan
 
 lint: setup-dev ## Check style: ruff, clang-format, clang-tidy
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $(CPP)
-	$(BIN)/cmake --preset tidy
-	$(BIN)/cmake --build --preset tidy
+	ruff check .
+	ruff format --check .
+	clang-format --dry-run --Werror $(CPP)
+	cmake --preset tidy
+	cmake --build --preset tidy
 
 types: setup-dev ## Check types: mypy, strict
-	$(BIN)/mypy python drivers tools
+	mypy python drivers tools
 
 format: setup-dev ## Format everything
-	$(BIN)/ruff check --fix .
-	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $(CPP)
+	ruff check --fix .
+	ruff format .
+	clang-format -i $(CPP)
 
 cuda: setup-dev ## Compile the CUDA code for Orin, Hopper and Thor (needs nvcc, no GPU)
-	$(BIN)/cmake --preset cuda
-	$(BIN)/cmake --build --preset cuda
+	cmake --preset cuda
+	cmake --build --preset cuda
+
+wheel: setup-dev ## Build a wheel and check that it works alone, without any extra
+	rm -rf build/wheel
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel \
+	  --config-settings=cmake.define.MOLMOACT2_CUDA=OFF --config-settings=build-dir=build/wheel-cmake .
+	$(BIN)/python tools/check_wheel.py build/wheel/*.whl
 
 train: setup gl ## Train the shipped policy again (about an hour on two cores)
 	$(BIN)/python tools/train/train.py
