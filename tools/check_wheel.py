@@ -18,7 +18,8 @@ class Hidden(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(f"{name} is hidden", name=name)
 
 sys.path.insert(0, sys.argv[1])
-sys.path[:] = [entry for entry in sys.path if not entry.endswith("/python")]
+# An editable install of this project would be found first.
+sys.meta_path[:] = [finder for finder in sys.meta_path if "ScikitBuild" not in type(finder).__name__]
 sys.meta_path.insert(0, Hidden())
 import molmoact2_edge, molmoact2_drivers
 assert molmoact2_edge.__file__.startswith(sys.argv[1]), molmoact2_edge.__file__
