@@ -68,7 +68,8 @@ def to_patches(image: Image) -> Image:
     """(H, W, 3) uint8 to (patches, PATCH * PATCH * 3) uint8, row by row."""
     rows, columns = image.shape[0] // PATCH, image.shape[1] // PATCH
     tiles = image.reshape(rows, PATCH, columns, PATCH, 3).transpose(0, 2, 1, 3, 4)
-    return tiles.reshape(rows * columns, -1)
+    patches: Image = tiles.reshape(rows * columns, -1)
+    return patches
 
 
 def observe(world: World) -> dict[str, npt.NDArray[Any]]:

@@ -39,11 +39,13 @@ class ProgressBar:
         self._title, self._total, self._first = title, total, started_at
         self._start = self._shown = time.monotonic()
         self._terminal = sys.stderr.isatty()
+        self._finished = False
 
     def update(self, done: int, note: str = "") -> None:
         now = time.monotonic()
-        if done < self._total and now - self._shown < (0.2 if self._terminal else 15.0):
+        if self._finished or (done < self._total and now - self._shown < (0.2 if self._terminal else 15.0)):
             return
+        self._finished = done >= self._total
         self._shown = now
         share = done / self._total
         rate = (done - self._first) / max(now - self._start, 1e-9)
@@ -97,7 +99,7 @@ def train_stage(run: stages.StageRun, measure: Callable[[], str]) -> None:
 
 def judge(trainee: Trainee, held_out: Mapping[str, Any], *, flow_steps: int) -> str:
     """Say in a few words how well the present weights ground and, once trained, act on held-out snapshots."""
-    fields = {name: np.asarray(values[:300]) for name, values in held_out.items()}
+    fields = {name: np.array(values[:300]) for name, values in held_out.items()}
     cm = 100 * stages.grounding_error(trainee, fields)
     text = f"place {np.median(cm):.2f} cm (p90 {np.quantile(cm, 0.9):.2f})"
     if flow_steps:

@@ -88,7 +88,7 @@ class PromptBuilder:
             (ids >= self._first_state) & (ids < self._first_state + self.config.num_state_tokens)
         )
         assert len(self._slots) == self.embodiment.state_dim
-        self.length = len(prompts[0].input_ids)
+        self.length: int = len(prompts[0].input_ids)
 
     def suffixes(self, states: FloatArray) -> IntArray:
         """Return (N, colours, suffix) token ids behind the images for measured states (N, 6)."""
@@ -274,7 +274,8 @@ class Trainee:
         trigger = self.prompts.length - 1
         values = torch.cat([cache.values[layer][:, trigger].flatten(1) for layer in (-2, -1)], dim=-1)
         hidden = F.silu(F.linear(values, self.heads["place.in.weight"], self.heads["place.in.bias"]))
-        return F.linear(hidden, self.heads["place.out.weight"], self.heads["place.out.bias"])
+        regressed: Tensor = F.linear(hidden, self.heads["place.out.weight"], self.heads["place.out.bias"])
+        return regressed
 
     def place_error(self, batch: Batch, cache: TrainingCache) -> Tensor:
         """Return (B, C): metres between the named block and where the regression puts it."""
