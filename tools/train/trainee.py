@@ -120,7 +120,7 @@ class TrainingCache:
     """
 
     def __init__(self, prefix: TrainingCache | None = None, fan_out: int = 1) -> None:
-        self.length = 0 if prefix is None else prefix.length
+        self.length: int = 0 if prefix is None else prefix.length
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self._prefix = prefix
@@ -280,7 +280,9 @@ class Trainee:
     def place_error(self, batch: Batch, cache: TrainingCache) -> Tensor:
         """Return (B, C): metres between the named block and where the regression puts it."""
         regressed = self.regress(cache).unflatten(0, batch.suffixes.shape[:2])[..., :2]
-        return (regressed * _TABLE_SCALE + torch.tensor(_TABLE_CENTRE) - batch.places).norm(dim=-1)
+        offset = regressed * _TABLE_SCALE + torch.tensor(_TABLE_CENTRE) - batch.places
+        distance: Tensor = torch.linalg.vector_norm(offset, dim=-1)
+        return distance
 
     def _dense_losses(self, batch: Batch, features: Tensor) -> dict[str, Tensor]:
         """Which colours lie in each image token's cell, where in it, and where on the table."""

@@ -160,7 +160,6 @@ def test_exported_checkpoint_predicts_what_training_computed(
     np.testing.assert_allclose(prediction.actions, expected, rtol=0, atol=0.3)
 
 
-@pytest.mark.slow
 def test_one_command_runs_all_parts_and_goes_on(tmp_path: Path) -> None:
     first = training.train(TINY, tmp_path / "work", tmp_path / "out", workers=2, test_episodes=1)
     assert first["episodes"] == 1
