@@ -58,10 +58,10 @@ from random_network import (
 
 from molmoact2_edge import Policy, build_config
 from molmoact2_edge.checkpoint import Checkpoint, ModelConfig, NormStats
+from molmoact2_edge.devices import resolve_device, resolve_dtype
 from molmoact2_edge.machine import machine_facts
-from molmoact2_edge.model.layout import random_source
+from molmoact2_edge.model.layout import Part, random_source
 from molmoact2_edge.model.molmoact2 import MolmoAct2
-from molmoact2_edge.policy import resolve_device, resolve_dtype
 
 ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "tests" / "reference"
@@ -127,9 +127,11 @@ def random_pair(values: dict[str, Any], arguments: argparse.Namespace) -> tuple[
     completed = complete_config(values, layers=arguments.layers, think=think)
     config = ModelConfig.from_json(completed)
     weights = RandomWeights.of(config, seed=arguments.seed, device=device)
-    source = random_source(
-        lambda part, rows: rows.copy_(weights(part.name, part.shape)), dtype=dtype, device=device
-    )
+
+    def fill(part: Part, rows: torch.Tensor) -> None:
+        rows.copy_(weights(part.name, part.shape))
+
+    source = random_source(fill, dtype=dtype, device=device)
     stats = norm_stats(arguments.action_dim, arguments.action_dim, config.max_action_horizon)
     prepared = random_observation(
         config, cameras=arguments.cameras, text_tokens=arguments.text_tokens, think=think, seed=arguments.seed

@@ -199,7 +199,11 @@ def random_observation(
     # Text from the lower half of the vocabulary, which holds no control token in any layout.
     text = random.integers(0, config.text_config.vocab_size // 2, text_tokens - len(trigger) - 1)
     input_ids = np.array([*ids, *text.tolist(), *trigger], dtype=np.int64)
-    image_ids = [config.image_start_token_id, config.image_patch_id, config.image_end_token_id]
+    image_ids = [
+        _named(config.image_start_token_id),
+        _named(config.image_patch_id),
+        _named(config.image_end_token_id),
+    ]
     return Prepared(frames, images, Prompt("", input_ids, np.isin(input_ids, image_ids)))
 
 

@@ -1,6 +1,4 @@
 from molmoact2_edge.build import BuildConfig
 
-__file__: str
-
 def build_config() -> BuildConfig: ...
 def cuda_devices() -> list[dict[str, object]]: ...
