@@ -344,10 +344,11 @@ void bind_loop(py::module_& module) {
            [](ControlLoop& loop) {
              std::vector<SchedulingWarning> refused;
              {
-               py::gil_scoped_release release;
+               const py::gil_scoped_release release;
                refused = loop.start();
              }
              std::vector<std::pair<std::string, std::string>> warnings;
+             warnings.reserve(refused.size());
              for (SchedulingWarning& warning : refused) {
                warnings.emplace_back(std::move(warning.name), std::move(warning.text));
              }
@@ -362,7 +363,7 @@ void bind_loop(py::module_& module) {
       .def(
           "stop",
           [](ControlLoop& loop, double timeout_s) {
-            py::gil_scoped_release release;
+            const py::gil_scoped_release release;
             return loop.stop(Reason::stop_requested, nanoseconds(timeout_s));
           },
           py::arg("timeout_s"))

@@ -77,6 +77,7 @@ std::unique_ptr<CpuFlowPlan> make_plan(int heads, const Linear& action_embed,
   const kernels::FlowShapes shapes = {static_cast<int>(blocks.size()), heads, static_cast<int>(width) / heads,
                                       static_cast<int>(inner), static_cast<int>(action_dim)};
   std::vector<kernels::FlowBlockWeights> views;
+  views.reserve(blocks.size());
   for (const Block& block : blocks) {
     views.push_back(
         {checked(block[0], 3 * width, width, "qkv"), checked(block[1], width, width, "self-attention output"),
@@ -141,8 +142,8 @@ DenseFloats run(CpuFlowPlan& plan, const DenseFloats& noise, const StridedFloats
     const py::gil_scoped_release release;
     status = plan.run(context, schedule, sample);
   }
-  if (status == kernels::FlowStatus::kNoMemory) throw std::bad_alloc();
-  if (status != kernels::FlowStatus::kOk) throw std::invalid_argument(kernels::describe(status));
+  if (status == kernels::FlowStatus::no_memory) throw std::bad_alloc();
+  if (status != kernels::FlowStatus::ok) throw std::invalid_argument(kernels::describe(status));
   return chunk;
 }
 

@@ -8,7 +8,7 @@ namespace molmoact2::bindings {
 void bind_build(pybind11::module_& module);
 void bind_control(pybind11::module_& parent);
 // Adds to the submodule that bind_kernels() makes.
-void bind_flow(pybind11::module_& kernels);
+void bind_flow(pybind11::module_& parent);
 void bind_kernels(pybind11::module_& module);
 
 }  // namespace molmoact2::bindings

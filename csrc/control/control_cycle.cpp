@@ -190,9 +190,11 @@ void ControlCycle::gate_target(bool has_target, JointVector& target, Reason abse
   const std::size_t count = options_.limits.joint_count;
   if (phase_ == Phase::without_pose) {
     record_.state = gate_.last().state;
-    record_.reason = record_.state == State::fault ? gate_.last().reason
-                     : measured_.time == 0         ? Reason::state_missing
-                                                   : Reason::measured_not_finite;
+    if (record_.state == State::fault) {
+      record_.reason = gate_.last().reason;
+    } else {
+      record_.reason = measured_.time == 0 ? Reason::state_missing : Reason::measured_not_finite;
+    }
     return;
   }
   const auto last = static_cast<std::ptrdiff_t>(count);

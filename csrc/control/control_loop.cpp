@@ -15,7 +15,7 @@ constexpr Nanoseconds kStopPoll = 1'000'000;
 
 // Touches the stack that the ticks will use, so that none of them is the first to need a page.
 void prefault_stack() noexcept {
-  constexpr std::size_t kBytes = 128 * 1024;
+  constexpr std::size_t kBytes = std::size_t{128} * 1024;
   constexpr std::size_t kPage = 4096;
   char stack[kBytes];
   volatile char* const bytes = stack;

@@ -27,7 +27,8 @@ double braking_speed(double distance, double change, double period) noexcept {
   const double root = std::sqrt(2.0 * distance / (change * period));
   const double first = std::max(1.0, std::floor(root) - 1.0);
   double speed = std::numeric_limits<double>::infinity();
-  for (double n = first; n < first + 4.0; n += 1.0) {
+  for (int i = 0; i < 4; ++i) {
+    const double n = first + i;
     speed = std::min(speed, distance / (n * period) + change * (n - 1.0) / 2.0);
   }
   return speed;

@@ -4,28 +4,28 @@ namespace molmoact2::kernels {
 
 const char* name(CpuIsa isa) {
   switch (isa) {
-    case CpuIsa::kPortable:
+    case CpuIsa::portable:
       return "portable";
-    case CpuIsa::kNeon:
+    case CpuIsa::neon:
       return "neon";
-    case CpuIsa::kAvx2:
+    case CpuIsa::avx2:
       return "avx2";
-    case CpuIsa::kAvx512:
+    case CpuIsa::avx512:
       return "avx512";
   }
   return "unknown";
 }
 
 std::vector<CpuIsa> available_isas() {
-  std::vector<CpuIsa> isas = {CpuIsa::kPortable};
+  std::vector<CpuIsa> isas = {CpuIsa::portable};
 #if defined(__x86_64__)
   // These also ask whether the operating system saves the wide registers.
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    isas.push_back(CpuIsa::kAvx2);
-    if (__builtin_cpu_supports("avx512f")) isas.push_back(CpuIsa::kAvx512);
+    isas.push_back(CpuIsa::avx2);
+    if (__builtin_cpu_supports("avx512f")) isas.push_back(CpuIsa::avx512);
   }
 #elif defined(__aarch64__)
-  isas.push_back(CpuIsa::kNeon);  // part of the architecture
+  isas.push_back(CpuIsa::neon);  // part of the architecture
 #endif
   return isas;
 }

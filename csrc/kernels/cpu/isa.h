@@ -7,10 +7,10 @@
 namespace molmoact2::kernels {
 
 enum class CpuIsa : std::uint8_t {
-  kPortable,  // the compiler's baseline; on every machine
-  kNeon,      // aarch64
-  kAvx2,      // AVX2 and FMA
-  kAvx512,    // AVX-512F
+  portable,  // the compiler's baseline; on every machine
+  neon,      // aarch64
+  avx2,      // AVX2 and FMA
+  avx512,    // AVX-512F
 };
 
 const char* name(CpuIsa isa);

@@ -19,12 +19,12 @@
 namespace molmoact2::kernels {
 
 enum class FlowStatus : std::uint8_t {
-  kOk,
-  kBadHorizon,   // T outside 1..kMaxFlowHorizon
-  kBadContext,   // a null pointer, or S outside 1..kMaxFlowTokens
-  kBadSchedule,  // a null pointer, or N outside 1..kMaxFlowSteps
-  kBadColumns,   // valid_columns outside 0..A
-  kNoMemory,     // the workspace for this T and S could not be had; nothing was computed
+  ok,
+  bad_horizon,   // T outside 1..kMaxFlowHorizon
+  bad_context,   // a null pointer, or S outside 1..kMaxFlowTokens
+  bad_schedule,  // a null pointer, or N outside 1..kMaxFlowSteps
+  bad_columns,   // valid_columns outside 0..A
+  no_memory,     // the workspace for this T and S could not be had; nothing was computed
 };
 
 // One sentence for an error message.

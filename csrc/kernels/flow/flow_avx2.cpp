@@ -4,7 +4,7 @@
 namespace molmoact2::kernels {
 
 const FlowOps& flow_ops_avx2() {
-  static constinit const FlowOps kOps = SimdFlowOps<SimdAvx2>::table(CpuIsa::kAvx2);
+  static constinit const FlowOps kOps = SimdFlowOps<SimdAvx2>::table(CpuIsa::avx2);
   return kOps;
 }
 

@@ -4,7 +4,7 @@
 namespace molmoact2::kernels {
 
 const FlowOps& flow_ops_avx512() {
-  static constinit const FlowOps kOps = SimdFlowOps<SimdAvx512>::table(CpuIsa::kAvx512);
+  static constinit const FlowOps kOps = SimdFlowOps<SimdAvx512>::table(CpuIsa::avx512);
   return kOps;
 }
 

@@ -63,17 +63,17 @@ const FlowOps& checked_ops(CpuIsa isa) {
 
 const char* describe(FlowStatus status) {
   switch (status) {
-    case FlowStatus::kOk:
+    case FlowStatus::ok:
       return "done";
-    case FlowStatus::kBadHorizon:
+    case FlowStatus::bad_horizon:
       return "the horizon must be 1 to 4096 steps";
-    case FlowStatus::kBadContext:
+    case FlowStatus::bad_context:
       return "the context must hold 1 to 1048576 tokens";
-    case FlowStatus::kBadSchedule:
+    case FlowStatus::bad_schedule:
       return "there must be 1 to 65536 flow steps";
-    case FlowStatus::kBadColumns:
+    case FlowStatus::bad_columns:
       return "valid_columns must be 0 to the number of action columns";
-    case FlowStatus::kNoMemory:
+    case FlowStatus::no_memory:
       return "not enough memory for the workspace of this horizon and context";
   }
   return "unknown status";
@@ -81,15 +81,15 @@ const char* describe(FlowStatus status) {
 
 const FlowOps* flow_ops(CpuIsa isa) {
   switch (isa) {
-    case CpuIsa::kPortable:
+    case CpuIsa::portable:
       return &flow_ops_portable();
 #if defined(__x86_64__)
-    case CpuIsa::kAvx2:
+    case CpuIsa::avx2:
       return &flow_ops_avx2();
-    case CpuIsa::kAvx512:
+    case CpuIsa::avx512:
       return &flow_ops_avx512();
 #elif defined(__aarch64__)
-    case CpuIsa::kNeon:
+    case CpuIsa::neon:
       return &flow_ops_neon();
 #endif
     default:
@@ -135,29 +135,29 @@ class CpuFlowPlan::Loop {
   CpuIsa isa() const { return ops_.isa; }
 
   FlowStatus run(const FlowContext& context, const FlowSchedule& schedule, const FlowSample& sample) {
-    if (sample.horizon < 1 || sample.horizon > kMaxFlowHorizon) return FlowStatus::kBadHorizon;
+    if (sample.horizon < 1 || sample.horizon > kMaxFlowHorizon) return FlowStatus::bad_horizon;
     if (context.tokens < 1 || context.tokens > kMaxFlowTokens || context.keys.data == nullptr ||
         context.values.data == nullptr) {
-      return FlowStatus::kBadContext;
+      return FlowStatus::bad_context;
     }
     if (schedule.steps < 1 || schedule.steps > kMaxFlowSteps || schedule.blocks == nullptr ||
         schedule.final == nullptr) {
-      return FlowStatus::kBadSchedule;
+      return FlowStatus::bad_schedule;
     }
-    if (sample.valid_columns < 0 || sample.valid_columns > shapes_.action_dim) return FlowStatus::kBadColumns;
-    const std::lock_guard<std::mutex> turn(mutex_);
+    if (sample.valid_columns < 0 || sample.valid_columns > shapes_.action_dim) return FlowStatus::bad_columns;
+    const std::scoped_lock turn(mutex_);
     try {
       prepare(sample.horizon, context.tokens);
     } catch (const std::bad_alloc&) {
       horizon_ = 0;
-      return FlowStatus::kNoMemory;
+      return FlowStatus::no_memory;
     }
     load_noise(sample);
     team_.run([&](int member) {
       integrate(context, schedule, sample, private_[static_cast<std::size_t>(member)]);
     });
     store_chunk(sample);
-    return FlowStatus::kOk;
+    return FlowStatus::ok;
   }
 
  private:
@@ -250,7 +250,7 @@ class CpuFlowPlan::Loop {
   void integrate(const FlowContext& context, const FlowSchedule& schedule, const FlowSample& sample,
                  Private& own) {
     pack_context(context);
-    const std::size_t width = static_cast<std::size_t>(shapes_.width());
+    const auto width = static_cast<std::size_t>(shapes_.width());
     for (int step = 0; step < schedule.steps; ++step) {
       linear(action_embed_, x_.data(), h_.data());
       for (int layer = 0; layer < shapes_.layers; ++layer) {

@@ -4,7 +4,7 @@
 namespace molmoact2::kernels {
 
 const FlowOps& flow_ops_neon() {
-  static constinit const FlowOps kOps = SimdFlowOps<SimdNeon>::table(CpuIsa::kNeon);
+  static constinit const FlowOps kOps = SimdFlowOps<SimdNeon>::table(CpuIsa::neon);
   return kOps;
 }
 

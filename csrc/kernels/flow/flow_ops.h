@@ -54,7 +54,7 @@ struct CrossAttention {
 };
 
 struct FlowOps {
-  CpuIsa isa = CpuIsa::kPortable;
+  CpuIsa isa = CpuIsa::portable;
   int lanes = 0;
   int panel_rows = 0;
   int row_step = 0;

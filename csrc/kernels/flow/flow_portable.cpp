@@ -4,7 +4,7 @@
 namespace molmoact2::kernels {
 
 const FlowOps& flow_ops_portable() {
-  static constinit const FlowOps kOps = SimdFlowOps<SimdPortable>::table(CpuIsa::kPortable);
+  static constinit const FlowOps kOps = SimdFlowOps<SimdPortable>::table(CpuIsa::portable);
   return kOps;
 }
 

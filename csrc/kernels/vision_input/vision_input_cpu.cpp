@@ -12,7 +12,7 @@ namespace {
 
 const VisionInputRows& rows_for([[maybe_unused]] CpuIsa isa) {
 #if defined(__x86_64__)
-  if (isa != CpuIsa::kPortable) return vision_input_rows_fma();
+  if (isa != CpuIsa::portable) return vision_input_rows_fma();
 #endif
   return vision_input_rows_baseline();
 }
@@ -102,7 +102,8 @@ VisionInputStatus resize_to_patches(const ImageView& image, ImageSize size, cons
     loops.blend_rows(upper, lower, tap.first_weight, tap.second_weight, static_cast<int>(line.size()),
                      line.data());
     const std::ptrdiff_t first_patch = static_cast<std::ptrdiff_t>(y / window.patch) * window.columns;
-    float* target = patches + first_patch * patch_size + (y % window.patch) * segment;
+    float* target =
+        patches + first_patch * patch_size + static_cast<std::ptrdiff_t>(y % window.patch) * segment;
     for (const float* part = line.data(); part != line.data() + line.size(); part += segment) {
       std::copy_n(part, segment, target);
       target += patch_size;

@@ -88,7 +88,7 @@ class Problem {
 
   Result run(CpuFlowPlan& plan) const {
     const int cells = size_.horizon * size_.shapes.action_dim;
-    Result result{FlowStatus::kOk, Floats(static_cast<std::size_t>(cells)),
+    Result result{FlowStatus::ok, Floats(static_cast<std::size_t>(cells)),
                   Floats(static_cast<std::size_t>(cells * size_.steps))};
     result.status = plan.run(
         context(), schedule(),
@@ -315,7 +315,7 @@ CASE("flow equals the plain loops on every size, with every instruction set") {
     const Doubles expected = problem.plain_velocities();
     for (const CpuIsa isa : available_isas()) {
       const auto result = problem.run(1, isa);
-      CHECK_EQ(static_cast<int>(result.status), static_cast<int>(FlowStatus::kOk));
+      CHECK_EQ(static_cast<int>(result.status), static_cast<int>(FlowStatus::ok));
       CHECK(largest_difference(result.velocities, expected) < kTolerance);
     }
   }
@@ -398,7 +398,7 @@ CASE("flow reads a strided context, and may write the chunk over the noise") {
   Floats chunk = problem.noise;
   const FlowStatus status = plan.run({9, view(keys), view(values)}, problem.schedule(),
                                      {5, 4, chunk.data(), chunk.data(), nullptr});
-  CHECK_EQ(static_cast<int>(status), static_cast<int>(FlowStatus::kOk));
+  CHECK_EQ(static_cast<int>(status), static_cast<int>(FlowStatus::ok));
   CHECK(chunk == problem.run(plan).chunk);
 }
 
@@ -414,7 +414,7 @@ CASE("NaN comes out where it is read, and the plan works on") {
            {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
         input->back() = poison;
         const auto result = problem.run(plan);
-        CHECK_EQ(static_cast<int>(result.status), static_cast<int>(FlowStatus::kOk));
+        CHECK_EQ(static_cast<int>(result.status), static_cast<int>(FlowStatus::ok));
         // Attention over the chunk spreads it to every step.
         CHECK(std::ranges::none_of(result.chunk, [](float v) { return std::isfinite(v); }));
       }
@@ -448,21 +448,21 @@ CASE("flow refuses what it cannot compute") {
   };
   FlowSample changed = sample;
   changed.horizon = 0;
-  CHECK(run(problem.context(), problem.schedule(), changed) == FlowStatus::kBadHorizon);
+  CHECK(run(problem.context(), problem.schedule(), changed) == FlowStatus::bad_horizon);
   changed.horizon = kMaxFlowHorizon + 1;
-  CHECK(run(problem.context(), problem.schedule(), changed) == FlowStatus::kBadHorizon);
+  CHECK(run(problem.context(), problem.schedule(), changed) == FlowStatus::bad_horizon);
   changed = sample;
   changed.valid_columns = 5;
-  CHECK(run(problem.context(), problem.schedule(), changed) == FlowStatus::kBadColumns);
+  CHECK(run(problem.context(), problem.schedule(), changed) == FlowStatus::bad_columns);
   FlowContext context = problem.context();
   context.tokens = 0;
-  CHECK(run(context, problem.schedule(), sample) == FlowStatus::kBadContext);
+  CHECK(run(context, problem.schedule(), sample) == FlowStatus::bad_context);
   context = problem.context();
   context.values.data = nullptr;
-  CHECK(run(context, problem.schedule(), sample) == FlowStatus::kBadContext);
+  CHECK(run(context, problem.schedule(), sample) == FlowStatus::bad_context);
   FlowSchedule schedule = problem.schedule();
   schedule.steps = 0;
-  CHECK(run(problem.context(), schedule, sample) == FlowStatus::kBadSchedule);
+  CHECK(run(problem.context(), schedule, sample) == FlowStatus::bad_schedule);
 
   const auto make = [&](FlowShapes shapes, const FlowOptions& options, int threads) {
     CpuFlowPlan(shapes, options, problem.weights(), threads);

@@ -50,7 +50,7 @@ CASE("the CUDA patches equal the CPU's to the bit") {
         static_cast<std::size_t>(window.rows * window.columns * window.patch * window.patch * 3);
     std::vector<float> expected(count);
     REQUIRE(kernels::resize_to_patches({bytes.data(), input.height, input.width, stride}, output, window,
-                                       kernels::CpuIsa::kPortable, expected.data()) == VisionInputStatus::ok);
+                                       kernels::CpuIsa::portable, expected.data()) == VisionInputStatus::ok);
     const DeviceArray<std::uint8_t> pixels(bytes);
     const DeviceArray<float> patches(count);
     REQUIRE(kernels::resize_to_patches_cuda({pixels.get(), input.height, input.width, stride}, output, window,

@@ -179,7 +179,7 @@ CASE("a window holds what the whole resized frame holds there") {
   const std::vector<std::uint8_t> bytes = random_bytes(103L * 87 * 3, 9);
   const ImageView image{bytes.data(), 103, 87, 261};
   const ImageSize size{70, 126};
-  const std::vector<float> all = resized(image, size, whole(size, 1), kernels::CpuIsa::kPortable);
+  const std::vector<float> all = resized(image, size, whole(size, 1), kernels::CpuIsa::portable);
   constexpr std::array<PatchWindow, 5> kWindows{
       {{0, 0, 1, 1, 14}, {28, 42, 3, 6, 14}, {13, 1, 2, 4, 7}, {69, 125, 1, 1, 1}, {5, 100, 1, 2, 13}}};
   for (const PatchWindow& window : kWindows) {

@@ -139,15 +139,13 @@ def test_depth_map_without_end_is_invalid(thinker: Policy) -> None:
 
 
 def test_chunk_that_is_not_finite_is_invalid(policy: Policy) -> None:
-    assert policy.model.expert is not None
-    bias = policy.model.expert.action_embed.bias
-    assert bias is not None
-    kept = bias.clone()
-    bias[:] = float("nan")
+    norm = policy.model.decoder.blocks[0].attention_norm
+    kept = norm.clone()
+    norm[:] = float("nan")
     try:
         p = call(policy)
     finally:
-        bias[:] = kept
+        norm[:] = kept
     assert not p.valid
     assert "finite" in p.reason
     assert p.actions.shape == (0, 6)
