@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from molmoact2_edge import OpenFast, Policy, Prediction
 from molmoact2_edge.policy import Trace
@@ -47,11 +48,24 @@ def action_range(policy: Policy, case: Arrays) -> np.ndarray[Any, Any]:
     return stats.values["q99"] - stats.values["q01"]
 
 
-@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        ("cpu", "float32"),
+        ("cpu", "bfloat16"),
+        pytest.param(("cuda", "float32"), marks=[pytest.mark.gpu, NO_CUDA]),
+        pytest.param(("cuda", "bfloat16"), marks=[pytest.mark.gpu, NO_CUDA]),
+    ],
+    ids="-".join,
+)
 def policies(request: pytest.FixtureRequest) -> dict[str, Policy]:
+    device, dtype = request.param
     loaded = {}
     for name in CHECKPOINTS:
-        loaded[name] = Policy.from_pretrained(ROOT / name, device="cpu", dtype=request.param)
+        loaded[name] = Policy.from_pretrained(ROOT / name, device=device, dtype=dtype)
         loaded[name].action_tokenizer = OpenFast.from_pretrained(ROOT / "openfast-tiny")
     return loaded
 
@@ -99,7 +113,7 @@ def test_continuous_case(policies: dict[str, Policy], case_path: Path) -> None:
     p = predict(policy, case_path, trace=trace)
     assert p.valid, p.reason
     span = action_range(policy, case)
-    exact = str(policy.dtype) == "torch.float32"
+    exact = policy.dtype == torch.float32
     assert p.actions.dtype == np.float32
     assert p.actions.shape == case["actions"].shape
     np.testing.assert_array_less(
@@ -146,7 +160,7 @@ def test_discrete_case(policies: dict[str, Policy], case_path: Path) -> None:
     trace = Trace()
     p = predict(policy, case_path, action_mode="discrete", trace=trace)
     assert p.valid, p.reason
-    if str(policy.dtype) == "torch.float32":
+    if policy.dtype == torch.float32:
         np.testing.assert_allclose(trace.arrays["first_logits"], case["first_logits"], 0, LOGITS)
         assert p.token_ids == case["discrete_token_ids"].tolist()
         np.testing.assert_array_less(

@@ -1,0 +1,28 @@
+#!/bin/sh
+# Everything that waits for a GPU, in the order of what it teaches: build, tests, then timings as JSON in $OUT.
+#
+#   OUT=results tools/bench/gpu_session.sh [PYTHON]
+#
+# PYTHON has torch with CUDA, cmake, ninja, pybind11, scikit-build-core and pytest; nvcc is on PATH. No network is used.
+set -eu
+
+python=${1:-python3}
+out=${OUT:-build/gpu}
+mkdir -p "$out"
+
+"$python" -m pip install --quiet --no-build-isolation --no-index --no-deps .
+molmoact2-edge doctor --json >"$out/doctor.json" || true
+
+# The C++ tests run each kernel's CUDA version against its CPU version; compute-sanitizer runs them once more.
+cmake -S . -B build/gpu-tests -G Ninja -DMOLMOACT2_PYTHON=OFF -DMOLMOACT2_TESTS=ON -DMOLMOACT2_CUDA=ON \
+  -DCMAKE_CUDA_ARCHITECTURES=native
+cmake --build build/gpu-tests
+ctest --test-dir build/gpu-tests --output-on-failure
+if command -v compute-sanitizer >/dev/null 2>&1; then
+  compute-sanitizer --error-exitcode 1 build/gpu-tests/tests/csrc/kernels/test_kernels >"$out/sanitizer.txt"
+fi
+
+"$python" -m pytest -q -m gpu
+for dtype in float32 bfloat16; do
+  "$python" tools/bench/predict.py --device cuda --dtype "$dtype" --out "$out/predict-cuda-$dtype.json"
+done
