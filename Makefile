@@ -12,10 +12,10 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 CSRC := CMakeLists.txt CMakePresets.json $(shell find csrc -type f)
 CPP := $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help setup setup-dev gl demo test test-python test-cpp test-asan lint types format cuda wheel train clean
+.PHONY: help setup setup-dev gl demo test test-python test-cpp test-asan test-aarch64 lint types format cuda wheel train clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed; set PYTHON=")'
@@ -55,6 +55,11 @@ test-asan: setup-dev ## Run the C++ tests under the address and undefined behavi
 	cmake --preset asan
 	cmake --build --preset asan
 	ctest --preset asan
+
+test-aarch64: setup-dev ## Run the C++ tests for 64-bit Arm (needs g++-aarch64-linux-gnu and qemu-user)
+	cmake --preset aarch64
+	cmake --build --preset aarch64
+	ctest --preset aarch64
 
 lint: setup-dev ## Check style: ruff, clang-format, clang-tidy
 	ruff check .
