@@ -20,7 +20,7 @@ from molmoact2_edge import Policy, build_config
 from molmoact2_edge.machine import machine_facts
 
 REFERENCE = Path(__file__).parents[2] / "tests" / "reference"
-# The public implementation on two cores, float32, in milliseconds (issue of this benchmark; not measured here).
+# Said of the public implementation on two cores in float32; tools/bench/peer_lerobot.py measures it side by side.
 PUBLIC_MS = {"tiny-base": 89.0, "tiny-think": 300.0}
 CASES = {"tiny-base": "two_cameras", "tiny-think": "frame_0"}
 
