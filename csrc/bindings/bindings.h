@@ -10,5 +10,7 @@ void bind_control(pybind11::module_& parent);
 // Adds to the submodule that bind_kernels() makes.
 void bind_flow(pybind11::module_& parent);
 void bind_kernels(pybind11::module_& module);
+// Adds to the submodule that bind_control() makes.
+void bind_loopback(pybind11::module_& control);
 
 }  // namespace molmoact2::bindings

@@ -4,6 +4,8 @@ PYBIND11_MODULE(_core, module) {
   module.doc() = "Compiled part of molmoact2_edge; use the Python modules that wrap it.";
   molmoact2::bindings::bind_build(module);
   molmoact2::bindings::bind_control(module);
+  pybind11::module_ control = module.attr("control");
+  molmoact2::bindings::bind_loopback(control);
   molmoact2::bindings::bind_kernels(module);
   pybind11::module_ kernels = module.attr("kernels");
   molmoact2::bindings::bind_flow(kernels);

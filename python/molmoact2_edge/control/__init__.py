@@ -5,7 +5,7 @@ Arrays go in and come out as numpy; positions are in the robot's own units (degr
 
 from __future__ import annotations
 
-from molmoact2_edge._core.control import MailboxPort, Port, monotonic_ns
+from molmoact2_edge._core.control import LoopbackPort, MailboxPort, Port, monotonic_ns
 from molmoact2_edge.control.chunks import ChunkBuffer, ChunkInfo
 from molmoact2_edge.control.gate import GateResult, SafetyGate
 from molmoact2_edge.control.limits import JointLimits
@@ -19,6 +19,7 @@ __all__ = [
     "GateResult",
     "GateState",
     "JointLimits",
+    "LoopbackPort",
     "MailboxPort",
     "Observation",
     "Port",
