@@ -271,6 +271,8 @@ py::dict statistics_dict(const LoopStatistics& statistics) {
   all["bus"] = histogram_dict(statistics.bus);
   all["busy"] = histogram_dict(statistics.busy);
   all["state_age"] = histogram_dict(statistics.state_age);
+  all["observation_age"] = histogram_dict(statistics.observation_age);
+  all["observation_to_action"] = histogram_dict(statistics.observation_to_action);
   return all;
 }
 
@@ -287,10 +289,12 @@ py::dict record_dict(const TickRecord& record, std::size_t joint_count) {
   entry["period_ns"] = record.period;
   entry["read_ns"] = record.read_duration;
   entry["write_ns"] = record.write_duration;
+  entry["written_ns"] = record.write_time;
   entry["busy_ns"] = record.busy;
   entry["skipped_periods"] = record.skipped_periods;
   entry["step"] = record.step;
   entry["chunk"] = record.chunk;
+  entry["observed_ns"] = record.observed_time;
   entry["action"] = record.action;
   entry["remaining_steps"] = record.remaining_steps;
   entry["limited_joints"] = record.limited_joints;
@@ -373,11 +377,12 @@ void bind_loop(py::module_& module) {
       .def("tick_stepped", &ControlLoop::tick_stepped, py::arg("now_ns"))
       .def(
           "push",
-          [](ControlLoop& loop, const Array& actions, std::int64_t observed_step, std::uint32_t run) {
+          [](ControlLoop& loop, const Array& actions, std::int64_t observed_step, std::uint32_t run,
+             Nanoseconds observed_time) {
             const CheckedChunk chunk = checked_chunk(actions, loop.cycle().options().chunks);
-            return loop.cycle().push(chunk.data, chunk.rows, observed_step, run);
+            return loop.cycle().push(chunk.data, chunk.rows, observed_step, run, observed_time);
           },
-          py::arg("actions"), py::arg("observed_step"), py::arg("run"))
+          py::arg("actions"), py::arg("observed_step"), py::arg("run"), py::arg("observed_time"))
       .def(
           "observation_at",
           [](const ControlLoop& loop, Nanoseconds time_ns) -> py::object {

@@ -21,7 +21,7 @@ ChunkBuffer::ChunkBuffer(const ChunkOptions& options) : options_(options) {
 }
 
 std::uint64_t ChunkBuffer::push(const double* actions, std::size_t rows, std::int64_t observed_step,
-                                std::uint32_t run) noexcept {
+                                std::uint32_t run, Nanoseconds observed_time) noexcept {
   if (rows > options_.capacity) {
     return 0;
   }
@@ -29,6 +29,7 @@ std::uint64_t ChunkBuffer::push(const double* actions, std::size_t rows, std::in
   std::copy(actions, actions + rows * options_.action_dim, slot.actions.begin());
   slot.rows = rows;
   slot.observed_step = observed_step;
+  slot.observed_time = observed_time;
   slot.run = run;
   slot.number = ++pushed_;
   const std::uint64_t number = slot.number;
@@ -156,6 +157,7 @@ bool ChunkBuffer::next(std::int64_t step, JointVector& target, ChunkInfo& info) 
   const Chunk& chunk = slots_[current_];
   info.chunk = chunk.number;
   info.observed_step = chunk.observed_step;
+  info.observed_time = chunk.observed_time;
   info.action = position_in(chunk, step);
   if (!covers(chunk, step)) {
     info.reason = last_rejection_ == Reason::none ? Reason::chunk_exhausted : last_rejection_;

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "control/clock.h"
 #include "control/joints.h"
 #include "control/status.h"
 
@@ -33,6 +34,7 @@ struct ChunkInfo {
   double action = 0.0;               // position in the chunk, whole numbers are the chunk's own actions
   std::int64_t remaining_steps = 0;  // loop steps that the chunk still covers, this one included
   std::int64_t observed_step = 0;    // the step at which the chunk's observation was made
+  Nanoseconds observed_time = 0;     // when that was, as push() was told; 0: unknown
   bool switched = false;             // this step is the first from this chunk
   Reason reason = Reason::waiting_for_chunk;  // none with a target, otherwise why there is none
   Reason rejected = Reason::none;             // why a chunk that arrived at this step was not taken
@@ -46,10 +48,10 @@ class ChunkBuffer {
 
   // `actions` is row-major (rows, action_dim); rows <= capacity, 0 allowed. Every row is executed, so a
   // padded tail must be cut before. `observed_step` is the step that was due when the observation was made:
-  // row 0 is the action for it. `run` must equal the consumer's. Returns the chunk's number, or 0 when rows >
-  // capacity.
+  // row 0 is the action for it. `run` must equal the consumer's. `observed_time` is for the record only: when
+  // the oldest image of the observation was exposed. Returns the chunk's number, or 0 when rows > capacity.
   std::uint64_t push(const double* actions, std::size_t rows, std::int64_t observed_step,
-                     std::uint32_t run = 0) noexcept;
+                     std::uint32_t run = 0, Nanoseconds observed_time = 0) noexcept;
 
   // The target for `step` (counted by the consumer, one more for each executed step). False: there is none.
   bool next(std::int64_t step, JointVector& target, ChunkInfo& info) noexcept;
@@ -64,6 +66,7 @@ class ChunkBuffer {
     std::vector<double> actions;
     std::size_t rows = 0;
     std::int64_t observed_step = 0;
+    Nanoseconds observed_time = 0;
     std::uint64_t number = 0;
     std::uint32_t run = 0;
   };

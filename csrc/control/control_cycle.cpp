@@ -77,8 +77,8 @@ void ControlCycle::request_stop(Reason reason) noexcept {
 }
 
 std::uint64_t ControlCycle::push(const double* actions, std::size_t rows, std::int64_t observed_step,
-                                 std::uint32_t run) noexcept {
-  return chunks_.push(actions, rows, observed_step, run);
+                                 std::uint32_t run, Nanoseconds observed_time) noexcept {
+  return chunks_.push(actions, rows, observed_step, run, observed_time);
 }
 
 bool ControlCycle::finished() const noexcept {
@@ -112,6 +112,7 @@ void ControlCycle::tick(Nanoseconds deadline) noexcept {
   ChunkInfo info;
   const bool has_target = chunks_.next(step_, target, info);
   record_.chunk = info.chunk;
+  record_.observed_time = info.observed_time;
   record_.action = info.action;
   record_.remaining_steps = info.remaining_steps;
   record_.rejected_chunk = info.rejected;
@@ -259,8 +260,10 @@ void ControlCycle::write_port() noexcept {
   command.sequence = ++writes_;
   command.time = clock_->now();
   const PortStatus status = port_->write(command);
-  record_.write_duration = clock_->now() - command.time;
+  const Nanoseconds after = clock_->now();
+  record_.write_duration = after - command.time;
   if (status == PortStatus::ok) {
+    record_.write_time = after;
     last_write_ = command.time;
   } else {
     LoopStatistics::add(statistics_.write_failures);
@@ -288,6 +291,7 @@ void ControlCycle::count() noexcept {
   }
   if (record_.followed) {
     LoopStatistics::add(statistics_.executed_steps);
+    count_observation();
   }
   if (record_.skipped_periods > 0) {
     LoopStatistics::add(statistics_.overruns);
@@ -302,6 +306,18 @@ void ControlCycle::count() noexcept {
   }
   if (record_.rejected_chunk != Reason::none) {
     LoopStatistics::add(statistics_.rejected_chunks[static_cast<std::size_t>(record_.rejected_chunk)]);
+  }
+}
+
+void ControlCycle::count_observation() noexcept {
+  if (record_.observed_time == 0 || record_.write_time == 0) {
+    return;
+  }
+  const Nanoseconds age = record_.write_time - record_.observed_time;
+  statistics_.observation_age.record(age);
+  if (record_.chunk != acted_chunk_) {
+    statistics_.observation_to_action.record(age);
+    acted_chunk_ = record_.chunk;
   }
 }
 

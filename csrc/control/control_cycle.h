@@ -57,8 +57,8 @@ class ControlCycle {
 
   void request_stop(Reason reason) noexcept;
   // See ChunkBuffer::push; one thread at a time.
-  std::uint64_t push(const double* actions, std::size_t rows, std::int64_t observed_step,
-                     std::uint32_t run) noexcept;
+  std::uint64_t push(const double* actions, std::size_t rows, std::int64_t observed_step, std::uint32_t run,
+                     Nanoseconds observed_time = 0) noexcept;
   // The loop as it was at `time`. False when that is before this run's first tick with a pose, or too long
   // ago.
   bool observation_at(Nanoseconds time, Observation& observation) const noexcept;
@@ -79,6 +79,7 @@ class ControlCycle {
   void approach(JointVector& target) const noexcept;
   void gate_target(bool has_target, JointVector& target, Reason absence) noexcept;
   void count() noexcept;
+  void count_observation() noexcept;
 
   std::shared_ptr<Port> port_;
   CycleOptions options_;
@@ -100,6 +101,7 @@ class ControlCycle {
   bool first_tick_ = true;
   std::int64_t step_ = 0;
   std::uint64_t writes_ = 0;
+  std::uint64_t acted_chunk_ = 0;  // the chunk whose first action was written last
   JointVector start_{};
   std::int64_t approach_tick_ = 0;
   std::int64_t approach_ticks_ = 0;

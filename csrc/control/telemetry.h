@@ -28,11 +28,13 @@ struct TickRecord {
   Nanoseconds period = 0;            // since the tick before it began; 0 at the first of a run
   Nanoseconds read_duration = 0;     // bus, in
   Nanoseconds write_duration = 0;    // bus, out
+  Nanoseconds write_time = 0;        // when the command was out; 0: nothing was written
   Nanoseconds busy = 0;              // from beginning to end of the tick's work
   std::int64_t skipped_periods = 0;  // after this tick
   std::int64_t step = 0;             // the step that is due next, after this tick
   std::uint64_t chunk = 0;
-  double action = 0.0;  // position in the chunk
+  Nanoseconds observed_time = 0;  // of the chunk's observation: its oldest image; 0: unknown
+  double action = 0.0;            // position in the chunk
   std::int64_t remaining_steps = 0;
   std::uint32_t limited_joints = 0;
   Nanoseconds measured_time = 0;
@@ -87,6 +89,8 @@ struct LoopStatistics {
   Histogram bus;
   Histogram busy;
   Histogram state_age;
+  Histogram observation_age;        // of the action that is written: since its chunk's observation
+  Histogram observation_to_action;  // the same at the first write from each chunk
   Counter ticks{0};
   Counter executed_steps{0};
   Counter overruns{0};

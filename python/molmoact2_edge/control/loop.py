@@ -47,6 +47,10 @@ class LoopStatistics(TypedDict):
     bus: DurationStatistics
     busy: DurationStatistics
     state_age: DurationStatistics
+    observation_age: DurationStatistics
+    """Per executed step: from the exposure of the oldest image that led to it to the write of its command."""
+    observation_to_action: DurationStatistics
+    """The same at the first write from each chunk."""
 
 
 class TickRecord(TypedDict):
@@ -63,10 +67,14 @@ class TickRecord(TypedDict):
     period_ns: int
     read_ns: int
     write_ns: int
+    written_ns: int
+    """When the command was out; 0: nothing was written."""
     busy_ns: int
     skipped_periods: int
     step: int
     chunk: int
+    observed_ns: int
+    """When the oldest image behind the chunk was exposed; 0: none, or unknown."""
     action: float
     remaining_steps: int
     limited_joints: int
@@ -104,6 +112,8 @@ class Observation:
     measured: NDArray[np.float64]
     """(joints,) the robot's pose."""
     measured_ns: int
+    time_ns: int = 0
+    """Of the observation itself, for the record; 0: unknown."""
 
 
 class ControlLoop:
@@ -200,7 +210,9 @@ class ControlLoop:
         See :meth:`ChunkBuffer.push`. A chunk from before the loop was restarted is not executed.
         """
         try:
-            return self._loop.push(np.asarray(chunk, dtype=np.float64), observation.step, observation.run)
+            return self._loop.push(
+                np.asarray(chunk, dtype=np.float64), observation.step, observation.run, observation.time_ns
+            )
         except ValueError as error:
             raise InputError(str(error)) from None
 
@@ -210,7 +222,7 @@ class ControlLoop:
         None when that is before this run's first pose, or so long ago that the telemetry was overwritten.
         """
         found = self._loop.observation_at(time_ns)
-        return None if found is None else Observation(*found)
+        return None if found is None else Observation(*found, time_ns)
 
     @property
     def running(self) -> bool:

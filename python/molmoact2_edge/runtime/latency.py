@@ -19,7 +19,7 @@ STAGES = (
     "observation_to_action",
 )
 """Order in reports. ``camera_age`` is an image's age when the policy gets it; ``observation_to_action`` is the time
-from its exposure to the tick that executed the first action of its chunk."""
+from its exposure to the write of the first action of its chunk."""
 
 
 class Latencies:

@@ -41,6 +41,8 @@ def build_report(runner: Runner, policy: dict[str, Any]) -> dict[str, Any]:
             "bus": _milliseconds(statistics["bus"]),
             "busy": _milliseconds(statistics["busy"]),
             "state_age": _milliseconds(statistics["state_age"]),
+            "observation_age": _milliseconds(statistics["observation_age"]),
+            "observation_to_action": _milliseconds(statistics["observation_to_action"]),
         },
         "latency": runner.latencies.report(),
         "first_call_ms": None if runner.first_call_s is None else round(runner.first_call_s * 1e3, 3),

@@ -171,7 +171,7 @@ class Runner:
             self.loop.request_stop(by_signal=interruption.asked)
             self.loop.stop()
             result.duration_s = round(time.monotonic() - begun, 3)
-            trace.drain(worker.observed_ns)
+            trace.drain()
             self._telemetry_position = trace.newest
             _keep_books(result, worker, trace)
             if recorder is not None:
@@ -192,7 +192,7 @@ class Runner:
     ) -> None:
         while True:
             outcome = self.scenario.outcome()
-            trace.drain(worker.observed_ns)
+            trace.drain()
             last = trace.last
             if outcome.done:
                 result.completed, result.success, result.reason = True, outcome.success, outcome.reason

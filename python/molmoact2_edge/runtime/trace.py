@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TypedDict
 
 from molmoact2_edge.control import ControlLoop, TickRecord
@@ -37,14 +36,14 @@ class EpisodeTrace:
         self._begin_ns: int | None = None
         self._chunk = 0
 
-    def drain(self, observed_ns: Mapping[int, int]) -> None:
-        """Take in new records; ``observed_ns`` tells when a chunk's images were exposed."""
+    def drain(self) -> None:
+        """Take in new records."""
         telemetry = self._loop.records(self.newest)
         self.newest, self.lost = telemetry.newest, self.lost + telemetry.lost
         for record in telemetry.records:
-            self._take(record, observed_ns)
+            self._take(record)
 
-    def _take(self, record: TickRecord, observed_ns: Mapping[int, int]) -> None:
+    def _take(self, record: TickRecord) -> None:
         if self._begin_ns is None:
             self._begin_ns = record["wakeup_ns"]
         self.ticks += 1
@@ -57,9 +56,9 @@ class EpisodeTrace:
             self._event(record)
         if record["followed"] and record["chunk"] != self._chunk:
             self._chunk = record["chunk"]
-            exposed = observed_ns.get(self._chunk)
-            if exposed is not None:
-                self._latencies.add("observation_to_action", (record["wakeup_ns"] - exposed) * 1e-9)
+            if record["observed_ns"] and record["written_ns"]:
+                lag_s = (record["written_ns"] - record["observed_ns"]) * 1e-9
+                self._latencies.add("observation_to_action", lag_s)
         self.last = record
 
     def _event(self, record: TickRecord) -> None:

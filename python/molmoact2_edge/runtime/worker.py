@@ -88,8 +88,6 @@ class PolicyWorker:
     ) -> None:
         """``seed`` seeds the noise of all calls, each of which draws its own."""
         self.counts = WorkerCounts()
-        self.observed_ns: dict[int, int] = {}
-        """Chunk number -> when its images were exposed."""
         self._policy = policy
         self._loop = loop
         self._cameras = cameras
@@ -181,11 +179,10 @@ class PolicyWorker:
             return
         chunk = chunk_from(prediction.actions, observation, self._config.chunk.first_action_due)
         try:
-            number = self._loop.push(chunk, observation)
+            self._loop.push(chunk, observation)
         except ValueError as error:
             self.counts.hold_back(type(error).__name__, str(error))
             return
-        self.observed_ns[number] = observed_ns
         self._pushed, self._pushed_ns = observation, time.monotonic_ns()
         self.counts.chunks += 1
 

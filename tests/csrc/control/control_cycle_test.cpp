@@ -299,3 +299,39 @@ CASE("options that make no sense are named") {
   wrong.start_distance_max[1] = NAN;
   CHECK(check(wrong).find("start_distance_max") != std::string::npos);
 }
+
+CASE("the age of an observation is taken from its exposure to the write, first and later actions apart") {
+  Bench bench;
+  bench.tick();
+  const std::vector<double> actions(30 * 2, 0.0);
+  const Nanoseconds exposed = bench.clock.now() - 70'000'000;
+  bench.cycle.push(actions.data(), 30, 0, bench.cycle.run(), exposed);
+  TickRecord record;
+  for (int i = 0; i < 3; ++i) {
+    record = bench.tick();
+    CHECK(record.followed);
+    CHECK_EQ(record.observed_time, exposed);
+    CHECK_EQ(record.write_time, bench.clock.now());
+  }
+  const LoopStatistics& statistics = bench.cycle.statistics();
+  CHECK_EQ(statistics.observation_age.count(), 3U);
+  CHECK_EQ(statistics.observation_age.max(), 130'000'000);
+  CHECK_EQ(statistics.observation_to_action.count(), 1U);
+  CHECK_EQ(statistics.observation_to_action.max(), 90'000'000);
+
+  bench.push(30, 0.0, 3);  // nobody said when its images were exposed
+  record = bench.tick();
+  CHECK(record.followed);
+  CHECK_EQ(record.observed_time, 0);
+  CHECK_EQ(statistics.observation_age.count(), 3U);
+  CHECK_EQ(statistics.observation_to_action.count(), 1U);
+
+  bench.port->writes_fail = true;
+  bench.cycle.push(actions.data(), 30, 4, bench.cycle.run(), exposed);
+  record = bench.tick();
+  CHECK_EQ(record.write_time, 0);
+  CHECK_EQ(statistics.observation_to_action.count(), 1U);
+  bench.port->writes_fail = false;
+  bench.tick();
+  CHECK_EQ(statistics.observation_to_action.count(), 2U);
+}
