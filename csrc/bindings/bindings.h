@@ -7,7 +7,8 @@ namespace molmoact2::bindings {
 
 void bind_build(pybind11::module_& module);
 void bind_control(pybind11::module_& parent);
-// Adds to the submodule that bind_kernels() makes.
+// Add to the submodule that bind_kernels() makes.
+void bind_context(pybind11::module_& parent);
 void bind_flow(pybind11::module_& parent);
 void bind_kernels(pybind11::module_& module);
 // Adds to the submodule that bind_control() makes.

@@ -8,5 +8,6 @@ PYBIND11_MODULE(_core, module) {
   molmoact2::bindings::bind_loopback(control);
   molmoact2::bindings::bind_kernels(module);
   pybind11::module_ kernels = module.attr("kernels");
+  molmoact2::bindings::bind_context(kernels);
   molmoact2::bindings::bind_flow(kernels);
 }

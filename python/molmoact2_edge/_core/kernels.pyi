@@ -79,6 +79,35 @@ class FlowPlan:
         final_modulation: _Floats,
         valid_columns: int,
         velocities: _Floats | None = None,
+        guide: _Floats | None = None,
+        guide_weight: _Floats | None = None,
     ) -> _Floats: ...
 
 def cpu_isas() -> list[str]: ...
+
+class ContextPlan:
+    def __init__(
+        self,
+        *,
+        layers: int,
+        heads: int,
+        key: _Floats,
+        value: _Floats,
+        gate: _Linear | None = None,
+        layer_norm: bool,
+        qk_norm: bool,
+        qk_norm_eps: float,
+        threads: int = 1,
+        isa: str | None = None,
+    ) -> None: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+    def run(
+        self,
+        keys: _Floats,
+        values: _Floats,
+        valid: NDArray[np.bool_],
+        depth: NDArray[np.bool_] | None = None,
+    ) -> tuple[_Floats, _Floats]: ...
