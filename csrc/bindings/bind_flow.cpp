@@ -113,8 +113,8 @@ int checked_count(py::ssize_t count, int most) {
 
 DenseFloats run(CpuFlowPlan& plan, const DenseFloats& noise, const StridedFloats& keys,
                 const StridedFloats& values, const DenseFloats& modulation,
-                const DenseFloats& final_modulation, int valid_columns,
-                std::optional<DenseFloats> velocities) {
+                const DenseFloats& final_modulation, int valid_columns, std::optional<DenseFloats> velocities,
+                const std::optional<DenseFloats>& guide, const std::optional<DenseFloats>& guide_weight) {
   const kernels::FlowShapes& shapes = plan.shapes();
   if (noise.ndim() != 2 || keys.ndim() != 4 || modulation.ndim() != 4) {
     throw std::invalid_argument(
@@ -128,15 +128,21 @@ DenseFloats run(CpuFlowPlan& plan, const DenseFloats& noise, const StridedFloats
   require_shape(modulation, {steps, shapes.layers, kernels::kFlowModulations, width}, "modulation");
   require_shape(final_modulation, {steps, 2, width}, "final_modulation");
   if (velocities) require_shape(*velocities, {steps, horizon, shapes.action_dim}, "velocities");
+  if (guide) require_shape(*guide, {horizon, shapes.action_dim}, "guide");
+  if (guide_weight) require_shape(*guide_weight, {horizon}, "guide_weight");
   const kernels::FlowContext context = {checked_count(tokens, kernels::kMaxFlowTokens),
                                         context_view(keys, shapes, tokens, "keys"),
                                         context_view(values, shapes, tokens, "values")};
   DenseFloats chunk({horizon, static_cast<py::ssize_t>(shapes.action_dim)});
   const kernels::FlowSchedule schedule = {checked_count(steps, kernels::kMaxFlowSteps), modulation.data(),
                                           final_modulation.data()};
-  const kernels::FlowSample sample = {checked_count(horizon, kernels::kMaxFlowHorizon), valid_columns,
-                                      noise.data(), chunk.mutable_data(),
-                                      velocities ? velocities->mutable_data() : nullptr};
+  const kernels::FlowSample sample = {checked_count(horizon, kernels::kMaxFlowHorizon),
+                                      valid_columns,
+                                      noise.data(),
+                                      chunk.mutable_data(),
+                                      velocities ? velocities->mutable_data() : nullptr,
+                                      guide ? guide->data() : nullptr,
+                                      guide_weight ? guide_weight->data() : nullptr};
   kernels::FlowStatus status{};
   {
     const py::gil_scoped_release release;
@@ -160,7 +166,8 @@ void bind_flow(py::module_& parent) {
       .def("run", &run, py::arg("noise").noconvert(), py::arg("keys").noconvert(),
            py::arg("values").noconvert(), py::arg("modulation").noconvert(),
            py::arg("final_modulation").noconvert(), py::arg("valid_columns"),
-           py::arg("velocities").noconvert() = py::none());
+           py::arg("velocities").noconvert() = py::none(), py::arg("guide").noconvert() = py::none(),
+           py::arg("guide_weight").noconvert() = py::none());
   parent.def("cpu_isas", [] {
     std::vector<std::string> names;
     for (const CpuIsa isa : kernels::available_isas()) names.emplace_back(kernels::name(isa));

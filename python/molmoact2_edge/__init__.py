@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from molmoact2_edge.build import build_config as build_config
     from molmoact2_edge.depth import depth_update_mask as depth_update_mask
+    from molmoact2_edge.guide import ActionGuide as ActionGuide
     from molmoact2_edge.openfast import OpenFast as OpenFast
     from molmoact2_edge.policy import DepthCache as DepthCache
     from molmoact2_edge.policy import Policy as Policy
     from molmoact2_edge.policy import Prediction as Prediction
 
 _HOME = {
+    "ActionGuide": "guide",
     "DepthCache": "policy",
     "OpenFast": "openfast",
     "Policy": "policy",
@@ -25,7 +27,7 @@ _HOME = {
     "depth_update_mask": "depth",
 }
 
-__all__ = ["DepthCache", "OpenFast", "Policy", "Prediction", "build_config", "depth_update_mask"]
+__all__ = ["ActionGuide", "DepthCache", "OpenFast", "Policy", "Prediction", "build_config", "depth_update_mask"]
 
 
 def __getattr__(name: str) -> object:

@@ -19,8 +19,10 @@ from molmoact2_edge.checkpoint.norm_stats import Embodiment
 from molmoact2_edge.depth import depth_update_mask
 from molmoact2_edge.devices import resolve_device, resolve_dtype
 from molmoact2_edge.errors import InputError
+from molmoact2_edge.guide import ActionGuide
 from molmoact2_edge.model.decoder import Hidden, KeyValueCache
 from molmoact2_edge.model.depth_decode import DepthTokens, decode_depth, decode_depth_from_draft
+from molmoact2_edge.model.flow import FlowGuide
 from molmoact2_edge.model.generate import Generated, feed, generate
 from molmoact2_edge.model.masks import cross_attention_mask, depth_tokens
 from molmoact2_edge.model.molmoact2 import MolmoAct2
@@ -127,6 +129,7 @@ class Policy:
         num_steps: int | None = None,
         noise: npt.ArrayLike | None = None,
         seed: int | None = None,
+        guide: ActionGuide | None = None,
         think: bool | Think = False,
         depth_cache: DepthCache | None = None,
         reuse_images: bool = False,
@@ -145,6 +148,8 @@ class Policy:
             num_steps: Euler steps of the flow; None takes the checkpoint's.
             noise: (T, max_action_dim) initial flow sample with T the embodiment's horizon; None draws it.
             seed: Makes the drawn noise reproducible.
+            guide: Rows of the chunk before, aligned with this one, that the flow in-paints around: real-time chunking.
+                At most as many rows as the chunk has; what the model cannot express is clipped and counted.
             think: Predict MolmoAct2-Think's depth map first and condition on it. With a depth cache, "adaptive" (or
                 True) replays the cells that did not change since, as the public model does; "exact" decides all.
             depth_cache: ``Prediction.depth_cache`` of the frame before; also a draft that saves forwards.
@@ -167,6 +172,7 @@ class Policy:
             steps = self._check_steps(num_steps)
             sample = self._noise(noise, seed, embodiment.action_horizon)
             joints = joints_of(embodiment, convention)
+            guided = None if guide is None else self._guide(guide, action_mode, norm_tag, embodiment, joints)
             robot_state = np.asarray(state)
             seen = self._reusable(images) if reuse_images else None
             image_inputs = seen.images if seen is not None else self.processor.images(images or ())
@@ -201,11 +207,14 @@ class Policy:
             if trace is not None:
                 trace.images, trace.prompt = image_inputs, prompt
                 self._keep_prefill(trace, seen.features, cache, hidden if discrete else None)
+            if guided is not None:
+                outcome.guide_clipped = guided[1]
             if discrete:
                 chunk = self._discrete(outcome, cache, hidden, generation_limit, embodiment)
                 watch.lap("generate")
             else:
-                chunk = self._continuous(outcome, cache, sample, steps, embodiment, trace)
+                flow_guide = None if guided is None else guided[0]
+                chunk = self._continuous(outcome, cache, sample, steps, embodiment, trace, flow_guide)
                 watch.lap("flow")
             actions = self._finish(outcome, chunk, norm_tag, embodiment, joints)
             watch.lap("postprocess")
@@ -272,6 +281,36 @@ class Policy:
         if not np.isfinite(values).all():
             raise InputError("noise must be finite, got NaN or infinity")
         return torch.from_numpy(values.astype(np.float32)).to(self.device)
+
+    def _guide(
+        self,
+        guide: ActionGuide,
+        action_mode: ActionMode,
+        norm_tag: str | None,
+        embodiment: Embodiment,
+        joints: JointConvention | None,
+    ) -> tuple[FlowGuide, int]:
+        """Return the guide in the model's units and shape, and how many of its values had to be clipped."""
+        if action_mode != "continuous":
+            raise InputError(
+                "guide: only the flow can in-paint; use action_mode='continuous' or leave it out"
+            )
+        first = self.config.n_obs_steps - 1  # rows before it are not returned
+        rows, columns = guide.actions.shape
+        most = embodiment.action_horizon - first
+        if rows > most or columns != embodiment.action_dim:
+            raise InputError(
+                f"guide: expected at most {most} rows of {embodiment.action_dim} actions for {embodiment.tag!r}, "
+                f"got shape {guide.actions.shape}"
+            )
+        actions = np.zeros((1, embodiment.action_horizon, self.config.max_action_dim), np.float32)
+        weights = np.zeros((1, embodiment.action_horizon), np.float32)
+        raw = guide.actions if joints is None else joints.to_model(guide.actions)
+        actions[0, first : first + rows, :columns] = self.processor.normalize_actions(raw, norm_tag)
+        weights[0, first : first + rows] = guide.weights
+        clipped = self.processor.inexpressible_actions(raw, norm_tag)[guide.weights > 0.0]
+        tensors = (torch.from_numpy(values).to(self.device) for values in (actions, weights))
+        return FlowGuide(*tensors), int(np.count_nonzero(clipped))
 
     # Stages ------------------------------------------------------------------------------------------------------
 
@@ -363,6 +402,7 @@ class Policy:
         steps: int,
         embodiment: Embodiment,
         trace: Trace | None,
+        guide: FlowGuide | None,
     ) -> FloatArray:
         expert = self.model.expert
         assert expert is not None
@@ -377,7 +417,7 @@ class Policy:
         )
         velocities: list[Tensor] | None = None if trace is None else []
         padded_from = embodiment.action_dim if self.config.mask_action_dim_padding else None
-        chunk = expert.integrate(noise.unsqueeze(0), context, steps, padded_from, velocities)
+        chunk = expert.integrate(noise.unsqueeze(0), context, steps, padded_from, velocities, guide)
         if trace is not None and velocities is not None:
             trace.keep(
                 cross_mask=torch.from_numpy(valid),

@@ -29,7 +29,8 @@ class Prediction:
     ``reason`` says why. ``token_ids``: the discrete generation, else the depth tokens, as vocabulary ids, or None.
     ``depth_codes``: (num_depth_codes,) int64 or None; ``depth_update_mask``: bool, the cells that were decoded anew,
     or None when there was no cache; ``depth_forwards``: passes through the decoder that the depth map took;
-    ``depth_cache`` goes into the next call. ``timing``: seconds per stage.
+    ``depth_cache`` goes into the next call. ``guide_clipped``: how many values of the guide's weighted rows lie outside
+    of what the model can express and were clipped to it, None without a guide. ``timing``: seconds per stage.
     """
 
     actions: FloatArray
@@ -41,6 +42,7 @@ class Prediction:
     depth_update_mask: BoolArray | None = None
     depth_forwards: int | None = None
     depth_cache: DepthCache | None = None
+    guide_clipped: int | None = None
 
 
 @dataclass
@@ -73,6 +75,7 @@ class Outcome:
         self.update_mask: BoolArray | None = None
         self.depth_cache: DepthCache | None = None
         self.depth_forwards: int | None = None
+        self.guide_clipped: int | None = None
         self.reason = ""
 
     def refuse(self, reason: str) -> None:
@@ -99,4 +102,5 @@ class Outcome:
             depth_update_mask=self.update_mask,
             depth_forwards=self.depth_forwards,
             depth_cache=self.depth_cache,
+            guide_clipped=self.guide_clipped,
         )

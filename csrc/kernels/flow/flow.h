@@ -7,6 +7,11 @@
 // Per Euler step: h = action_embed(x); in each block h += gate * f(rmsnorm(h) * (1 + scale) + shift) for f =
 // self-attention over T (q/k norm, RoPE), cross-attention over S (q norm), gated MLP; v = final(...); x += v
 // / N.
+//
+// In-painting: where a guide g with weights w is given, row r of v becomes v + w_r * ((g - x) / (1 - t) - v)
+// before x moves, t = i / N being the time of step i. A row with w = 1 goes straight from its noise to the
+// guide and lands on it up to rounding; the others see it through self-attention, and are pulled by their
+// weight.
 #pragma once
 
 #include <cstddef>
@@ -24,6 +29,7 @@ enum class FlowStatus : std::uint8_t {
   bad_context,   // a null pointer, or S outside 1..kMaxFlowTokens
   bad_schedule,  // a null pointer, or N outside 1..kMaxFlowSteps
   bad_columns,   // valid_columns outside 0..A
+  bad_guide,     // a guide without weights, or weights without a guide
   no_memory,     // the workspace for this T and S could not be had; nothing was computed
 };
 
@@ -103,7 +109,11 @@ struct FlowSample {
   int valid_columns = 0;
   const float* noise = nullptr;  // (T, A)
   float* chunk = nullptr;        // (T, A), written; may be `noise`
-  float* velocities = nullptr;   // (N, T, A), written before padding columns are zeroed; null if not wanted
+  // (N, T, A), written: the network's, before the guide and before padding columns are zeroed; null if not
+  // wanted.
+  float* velocities = nullptr;
+  const float* guide = nullptr;  // (T, A), only read where its row has a weight; null without in-painting
+  const float* guide_weight = nullptr;  // (T,) 0..1; null without in-painting
 };
 
 // Weights packed for this processor, a workspace and threads. Memory: a copy of the weights that a step

@@ -73,6 +73,8 @@ const char* describe(FlowStatus status) {
       return "there must be 1 to 65536 flow steps";
     case FlowStatus::bad_columns:
       return "valid_columns must be 0 to the number of action columns";
+    case FlowStatus::bad_guide:
+      return "a guide needs weights, and weights need a guide";
     case FlowStatus::no_memory:
       return "not enough memory for the workspace of this horizon and context";
   }
@@ -145,6 +147,7 @@ class CpuFlowPlan::Loop {
       return FlowStatus::bad_schedule;
     }
     if (sample.valid_columns < 0 || sample.valid_columns > shapes_.action_dim) return FlowStatus::bad_columns;
+    if ((sample.guide == nullptr) != (sample.guide_weight == nullptr)) return FlowStatus::bad_guide;
     const std::scoped_lock turn(mutex_);
     try {
       prepare(sample.horizon, context.tokens);
@@ -323,19 +326,18 @@ class CpuFlowPlan::Loop {
   void finish_step(int step, const FlowSchedule& schedule, const FlowSample& sample, Private& own) {
     const float* const modulation = schedule.final + area(2 * step, shapes_.width());
     norm(modulation, modulation + shapes_.width(), own);
-    const float length = 1.0F / static_cast<float>(schedule.steps);
     for_each_panel(final_, [&](const PackedMatrix& matrix, int panel) {
       ops_.linear(matrix, own.normed.data(), columns_, panel, velocity_.data());
       const int first = panel * format_.panel_rows;
       for (int a = first; a < std::min(first + format_.panel_rows, shapes_.action_dim); ++a) {
-        advance(a, step, length, sample);
+        advance(a, step, schedule.steps, sample);
       }
     });
   }
 
   // x += v / N in one column of actions, and a copy of v for whoever wants it.
-  void advance(int a, int step, float length, const FlowSample& sample) {
-    const float* const v = velocity_.data() + area(a, columns_);
+  void advance(int a, int step, int steps, const FlowSample& sample) {
+    float* const v = velocity_.data() + area(a, columns_);
     float* const x = x_.data() + area(a, columns_);
     if (sample.velocities != nullptr) {
       for (int t = 0; t < sample.horizon; ++t) {
@@ -345,7 +347,22 @@ class CpuFlowPlan::Loop {
       }
     }
     if (a >= sample.valid_columns) return;  // still zero from the start
+    if (sample.guide != nullptr) pull_to_guide(a, step, steps, sample);
+    const float length = 1.0F / static_cast<float>(steps);
     for (int t = 0; t < columns_; ++t) x[t] += v[t] * length;
+  }
+
+  void pull_to_guide(int a, int step, int steps, const FlowSample& sample) {
+    float* const v = velocity_.data() + area(a, columns_);
+    const float* const x = x_.data() + area(a, columns_);
+    const float inverse_of_rest =
+        static_cast<float>(steps) / static_cast<float>(steps - step);  // 1 / (1 - t)
+    for (int t = 0; t < sample.horizon; ++t) {
+      const float weight = sample.guide_weight[t];
+      if (weight == 0.0F) continue;
+      const float goal = sample.guide[area(t, shapes_.action_dim) + static_cast<std::size_t>(a)];
+      v[t] += weight * ((goal - x[t]) * inverse_of_rest - v[t]);
+    }
   }
 
   // Every thread computes all of it for itself: cheaper than sharing it and meeting once more.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from molmoact2_edge.checkpoint.config import ActionExpertConfig
-from molmoact2_edge.model.flow import CompiledFlow
+from molmoact2_edge.model.flow import CompiledFlow, FlowGuide
 from molmoact2_edge.model.layout import Linear, ParameterSource
 from molmoact2_edge.model.rope import RotaryTable
 
@@ -182,15 +182,17 @@ class ActionExpert:
         num_steps: int,
         valid_dim: int | None = None,
         velocities: list[Tensor] | None = None,
+        guide: FlowGuide | None = None,
     ) -> Tensor:
         """Integrate the flow from ``noise`` (batch, T, action_dim) at t = 0 to the action chunk at t = 1.
 
         ``valid_dim``: columns from here on are padding, kept at zero; None leaves them alone. ``velocities``
-        collects a copy of every step's velocity before padding columns are zeroed. The state x stays in float32.
+        collects a copy of every step's velocity as the network gives it. ``guide`` is in-painted: no backward pass, no
+        work without one. The state x stays in float32.
         """
         schedule = self.schedule(num_steps)
         if self._compiled is not None:
-            return self._compiled.integrate(noise, context, schedule, valid_dim, velocities)
+            return self._compiled.integrate(noise, context, schedule, valid_dim, velocities, guide)
         dtype = self.action_embed.weight.dtype
         x = noise.float().clone()
         if valid_dim is not None:
@@ -200,6 +202,9 @@ class ActionExpert:
             v = self.velocity(x.to(dtype), at_step, context)
             if velocities is not None:
                 velocities.append(v.clone())
+            if guide is not None:
+                straight = (guide.actions - x) * (num_steps / (num_steps - step))  # (g - x) / (1 - t)
+                v = torch.lerp(v.float(), straight, guide.weights.unsqueeze(-1))
             x.add_(v, alpha=1.0 / num_steps)
             if valid_dim is not None:
                 x[..., valid_dim:] = 0

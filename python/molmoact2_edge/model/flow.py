@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,18 @@ if TYPE_CHECKING:
     from molmoact2_edge.model.expert import ActionExpert, Context, Modulation
 
 _Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowGuide:
+    """What the flow in-paints around, in the model's units: both float32, finite, on the flow's device.
+
+    ``actions``: (batch, T, action_dim); ``weights``: (batch, T) from 0 to 1. Row r of the velocity v at time t becomes
+    ``v + w_r * ((actions - x) / (1 - t) - v)``: with w = 1 the row lands on the guide up to rounding.
+    """
+
+    actions: Tensor
+    weights: Tensor
 
 
 class CompiledFlow:
@@ -72,6 +85,7 @@ class CompiledFlow:
         schedule: Modulation,
         valid_dim: int | None,
         velocities: list[Tensor] | None,
+        guide: FlowGuide | None = None,
     ) -> Tensor:
         """See :meth:`ActionExpert.integrate`; one row of the batch after the other.
 
@@ -100,6 +114,8 @@ class CompiledFlow:
                 _array(schedule.final),
                 columns if valid_dim is None else valid_dim,
                 None if kept is None else _array(kept[row]),
+                None if guide is None else _array(guide.actions[row].contiguous()),
+                None if guide is None else _array(guide.weights[row].contiguous()),
             )
             rows.append(torch.from_numpy(chunk))
         if velocities is not None and kept is not None:

@@ -17,6 +17,10 @@ from molmoact2_edge.processor.task import normalize_task
 from molmoact2_edge.processor.tokenizer import PromptTokenizer
 from molmoact2_edge.types import BoolArray, FloatArray, Image, IntArray
 
+_ROUND_TRIP = (
+    1e-3  # what float32 loses in normalizing and back is far less; a command that far off is the same
+)
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -132,6 +136,12 @@ class Processor:
                 f"actions: expected (..., {embodiment.action_dim}) for {embodiment.tag!r}, got shape {array.shape}"
             )
         return normalize(array, embodiment.action_stats, self._norm_stats.norm_mode)
+
+    def inexpressible_actions(self, actions: ArrayLike, norm_tag: str | None) -> BoolArray:
+        """Which of the actions (..., D) in raw units do not survive normalization: clipped, or of a constant joint."""
+        stats, mode = self.embodiment(norm_tag).action_stats, self._norm_stats.norm_mode
+        back = unnormalize(self.normalize_actions(actions, norm_tag), stats, mode)
+        return ~np.isclose(back, np.asarray(actions, dtype=np.float32), rtol=_ROUND_TRIP, atol=_ROUND_TRIP)
 
     def unnormalize_actions(self, chunk: FloatArray, norm_tag: str | None) -> FloatArray:
         """The model's chunk to the steps and units of the robot.

@@ -92,7 +92,8 @@ class Problem {
                   Floats(static_cast<std::size_t>(cells * size_.steps))};
     result.status = plan.run(
         context(), schedule(),
-        {size_.horizon, size_.valid_columns, noise.data(), result.chunk.data(), result.velocities.data()});
+        {size_.horizon, size_.valid_columns, noise.data(), result.chunk.data(), result.velocities.data(),
+         guide.empty() ? nullptr : guide.data(), guide.empty() ? nullptr : guide_weight.data()});
     return result;
   }
 
@@ -101,8 +102,25 @@ class Problem {
     return run(plan);
   }
 
+  // A guide for later runs: random actions, weights from 1 down to 0 over the horizon, `frozen` rows of 1.
+  void add_guide(int frozen) {
+    guide = normal(size_.horizon * size_.shapes.action_dim, 1.0F);
+    guide_weight.resize(static_cast<std::size_t>(size_.horizon));
+    for (int t = 0; t < size_.horizon; ++t) {
+      const float left = static_cast<float>(size_.horizon - t) / static_cast<float>(size_.horizon);
+      guide_weight[at(t, 1, 0)] = t < frozen ? 1.0F : 2 * t > size_.horizon ? 0.0F : left * left;
+    }
+  }
+
   // (steps, T, A)
-  Doubles plain_velocities() const {
+  Doubles plain_velocities() const { return plain().velocities; }
+
+  struct Plain {
+    Doubles chunk;       // (T, A)
+    Doubles velocities;  // (steps, T, A)
+  };
+
+  Plain plain() const {
     Doubles x(noise.begin(), noise.end());
     Doubles all;
     const int columns = size_.shapes.action_dim;
@@ -118,14 +136,21 @@ class Problem {
       const float* const m = final_modulation_.data() + at(2 * step, width, 0);
       Doubles v = linear(final_, modulated(h, m, m + width), size_.horizon);
       all.insert(all.end(), v.begin(), v.end());
-      for (std::size_t i = 0; i < x.size(); ++i) x[i] += v[i] / size_.steps;
+      for (std::size_t i = 0; i < x.size(); ++i) {
+        if (!guide.empty()) {
+          const auto weight = static_cast<double>(guide_weight[i / static_cast<std::size_t>(columns)]);
+          const double time = static_cast<double>(step) / size_.steps;
+          v[i] += weight * ((static_cast<double>(guide[i]) - x[i]) / (1 - time) - v[i]);
+        }
+        x[i] += v[i] / size_.steps;
+      }
       clear_padding(x);
-      static_cast<void>(columns);
     }
-    return all;
+    return {x, all};
   }
 
   Floats keys, values, noise;
+  Floats guide, guide_weight;  // empty without in-painting
 
  private:
   Floats normal(int count, float scale) {
@@ -361,6 +386,50 @@ CASE("flow keeps padding columns at zero and reports their velocity") {
   CHECK(moved);
 }
 
+CASE("flow in-paints around a guide as the plain loops do, with every instruction set") {
+  unsigned seed = 200;
+  for (const Size& size : kSizes) {
+    for (const int frozen : {0, 1, size.horizon / 3, size.horizon}) {
+      Problem problem(size, {}, seed++);
+      problem.add_guide(frozen);
+      const auto expected = problem.plain();
+      for (const CpuIsa isa : available_isas()) {
+        const auto result = problem.run(2, isa);
+        CHECK_EQ(static_cast<int>(result.status), static_cast<int>(FlowStatus::ok));
+        CHECK(largest_difference(result.velocities, expected.velocities) < kTolerance);
+        CHECK(largest_difference(result.chunk, expected.chunk) < kTolerance);
+      }
+    }
+  }
+}
+
+CASE("frozen rows land on the guide, padding columns stay zero, rows without weight are not read") {
+  const Size size = kSizes[2];
+  Problem problem(size, {}, 20);
+  problem.add_guide(9);
+  const auto before = problem.run(1, fastest_isa());
+  const int columns = size.shapes.action_dim;
+  for (int t = 0; t < size.horizon; ++t) {
+    for (int a = 0; a < columns; ++a) {
+      const float found = before.chunk[at(t, columns, a)];
+      if (a >= size.valid_columns) {
+        CHECK_EQ(found, 0.0F);
+      } else if (t < 9) {
+        CHECK(std::abs(found - problem.guide[at(t, columns, a)]) < 2e-6F);
+      }
+      if (problem.guide_weight[at(t, 1, 0)] == 0.0F || a >= size.valid_columns) {
+        problem.guide[at(t, columns, a)] = std::numeric_limits<float>::quiet_NaN();
+      }
+    }
+  }
+  CHECK(problem.run(1, fastest_isa()).chunk == before.chunk);
+
+  problem.guide_weight.assign(problem.guide_weight.size(), 0.0F);
+  const auto unguided = problem.run(1, fastest_isa());
+  problem.guide.clear();
+  CHECK(problem.run(1, fastest_isa()).chunk == unguided.chunk);
+}
+
 CASE("a plan serves any sequence of horizons and contexts") {
   const FlowShapes shapes = {2, 4, 10, 48, 8};
   const Size sizes[] = {
@@ -396,8 +465,8 @@ CASE("flow reads a strided context, and may write the chunk over the noise") {
   const auto view = [](const Floats& data) { return FlowContextView{data.data(), 18, 6, 36}; };
   CpuFlowPlan plan(size.shapes, {}, problem.weights(), 1);
   Floats chunk = problem.noise;
-  const FlowStatus status = plan.run({9, view(keys), view(values)}, problem.schedule(),
-                                     {5, 4, chunk.data(), chunk.data(), nullptr});
+  const FlowStatus status =
+      plan.run({9, view(keys), view(values)}, problem.schedule(), {5, 4, chunk.data(), chunk.data()});
   CHECK_EQ(static_cast<int>(status), static_cast<int>(FlowStatus::ok));
   CHECK(chunk == problem.run(plan).chunk);
 }
@@ -442,7 +511,7 @@ CASE("flow refuses what it cannot compute") {
   const Problem problem(size, {}, 13);
   CpuFlowPlan plan(size.shapes, {}, problem.weights(), 1);
   Floats chunk(12);
-  const FlowSample sample = {3, 4, problem.noise.data(), chunk.data(), nullptr};
+  const FlowSample sample = {3, 4, problem.noise.data(), chunk.data()};
   const auto run = [&](FlowContext context, FlowSchedule schedule, const FlowSample& wanted) {
     return plan.run(context, schedule, wanted);
   };
@@ -454,6 +523,12 @@ CASE("flow refuses what it cannot compute") {
   changed = sample;
   changed.valid_columns = 5;
   CHECK(run(problem.context(), problem.schedule(), changed) == FlowStatus::bad_columns);
+  changed = sample;
+  changed.guide = problem.noise.data();
+  CHECK(run(problem.context(), problem.schedule(), changed) == FlowStatus::bad_guide);
+  changed.guide = nullptr;
+  changed.guide_weight = problem.noise.data();
+  CHECK(run(problem.context(), problem.schedule(), changed) == FlowStatus::bad_guide);
   FlowContext context = problem.context();
   context.tokens = 0;
   CHECK(run(context, problem.schedule(), sample) == FlowStatus::bad_context);

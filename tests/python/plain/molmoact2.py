@@ -178,6 +178,21 @@ def flow(
     w: Weights, config: dict, keys: Tensor, values: Tensor, valid: Tensor, noise: Tensor, steps: int, dim: int
 ) -> Tensor:
     """Velocities (steps, T, A)."""
+    return inpainted_flow(w, config, keys, values, valid, noise, steps, dim, None)[1]
+
+
+def inpainted_flow(
+    w: Weights,
+    config: dict,
+    keys: Tensor,
+    values: Tensor,
+    valid: Tensor,
+    noise: Tensor,
+    steps: int,
+    dim: int,
+    guide: tuple[Tensor, Tensor] | None,
+) -> tuple[Tensor, Tensor]:
+    """Chunk (T, A) and the network's velocities (steps, T, A); ``guide``: actions (T, A) and weights (T,)."""
     c = config["action_expert_config"]
     p = "model.action_expert"
     heads, d = c["num_heads"], c["hidden_size"] // c["num_heads"]
@@ -231,7 +246,9 @@ def flow(
         shift, scale = linear(w, f"{p}.final_layer.modulation.linear", cond).chunk(2)
         v = linear(w, f"{p}.final_layer.linear", rms_norm(h, 1e-6) * (1 + scale) + shift)
         velocities.append(v.clone())
+        if guide is not None:
+            v = v + guide[1][:, None] * ((guide[0] - x) / (1 - step / steps) - v)
         if config["mask_action_dim_padding"]:
             v[:, dim:] = 0
         x = x + v / steps
-    return torch.stack(velocities)
+    return x, torch.stack(velocities)
