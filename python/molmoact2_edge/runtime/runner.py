@@ -17,6 +17,7 @@ from molmoact2_edge.runtime.status import StatusDisplay
 from molmoact2_edge.runtime.trace import EpisodeTrace, GateEvent
 from molmoact2_edge.runtime.video import VideoRecorder
 from molmoact2_edge.runtime.worker import PolicyLike, PolicyWorker
+from molmoact2_edge.telemetry.journal import Journal
 
 _POLL_S = 0.05
 _FIRST_FRAMES_S = 5.0
@@ -83,6 +84,7 @@ class Runner:
         self.scenario = scenario
         self.results: list[EpisodeResult] = []
         self.latencies = Latencies()
+        self.journal = Journal()
         self.first_call_s: float | None = None
         self.warnings: list[SchedulingWarning] = []
         self.video_failure: str | None = None
@@ -157,6 +159,7 @@ class Runner:
             task=instruction,
             seed=seed,
             latencies=self.latencies,
+            journal=self.journal,
         )
         trace = EpisodeTrace(self.loop, self._telemetry_position, self.latencies)
         if recorder is not None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.control import ControlLoop, GateState, Observation
 from molmoact2_edge.errors import RobotError
 from molmoact2_edge.runtime.latency import Latencies
+from molmoact2_edge.telemetry.journal import Journal, PolicyCall, PushedChunk
 from molmoact2_edge.types import Image
 
 _POLL_S = 0.002
@@ -85,6 +87,7 @@ class PolicyWorker:
         task: str,
         seed: int,
         latencies: Latencies,
+        journal: Journal,
     ) -> None:
         """``seed`` seeds the noise of all calls, each of which draws its own."""
         self.counts = WorkerCounts()
@@ -95,6 +98,7 @@ class PolicyWorker:
         self._task = task
         self._seeds = np.random.SeedSequence(seed)
         self._latencies = latencies
+        self._journal = journal
         self._replan_steps = config.chunk.replan_after * config.loop.rate_hz / config.chunk.rate_hz
         self._stopping = threading.Event()
         self._last_frame_ns = 0
@@ -160,6 +164,7 @@ class PolicyWorker:
     def _predict(self, images: list[Image], observation: Observation, observed_ns: int) -> None:
         self._latencies.add("camera_age", (time.monotonic_ns() - observed_ns) * 1e-9)
         self.counts.calls += 1
+        begun_ns = time.monotonic_ns()
         try:
             prediction = self._policy.predict(
                 images,
@@ -170,21 +175,39 @@ class PolicyWorker:
                 convention=self._config.policy.joint_convention,
             )
         except Exception as error:  # the loop holds; the report says why
-            self.counts.hold_back(type(error).__name__, str(error))
+            self._note_call(observed_ns, begun_ns, type(error).__name__, str(error))
             self._stopping.wait(_PAUSE_AFTER_ERROR_S)
             return
         self._latencies.add_all(prediction.timing)
         if not prediction.valid:
-            self.counts.hold_back("invalid", prediction.reason)
+            self._note_call(observed_ns, begun_ns, "invalid", prediction.reason, prediction.timing)
             return
         chunk = chunk_from(prediction.actions, observation, self._config.chunk.first_action_due)
         try:
-            self._loop.push(chunk, observation)
+            number = self._loop.push(chunk, observation)
         except ValueError as error:
-            self.counts.hold_back(type(error).__name__, str(error))
+            self._note_call(observed_ns, begun_ns, type(error).__name__, str(error), prediction.timing)
             return
         self._pushed, self._pushed_ns = observation, time.monotonic_ns()
         self.counts.chunks += 1
+        self._note_call(observed_ns, begun_ns, "chunk", "", prediction.timing)
+        self._journal.note_chunk(
+            PushedChunk(number, observation.run, observation.step, observed_ns, self._pushed_ns, chunk)
+        )
+
+    def _note_call(
+        self,
+        observed_ns: int,
+        begun_ns: int,
+        outcome: str,
+        message: str,
+        timing: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
+        if outcome != "chunk":
+            self.counts.hold_back(outcome, message)
+        self._journal.note_call(
+            PolicyCall(observed_ns, begun_ns, time.monotonic_ns(), outcome, message, dict(timing))
+        )
 
 
 def chunk_from(
