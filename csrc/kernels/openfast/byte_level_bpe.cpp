@@ -181,31 +181,4 @@ bool ByteLevelBpe::encode(const std::vector<char32_t>& text, std::vector<std::in
   return true;
 }
 
-Utf8Decoder::Step Utf8Decoder::feed_multibyte(std::uint8_t byte) {
-  if (remaining_ > 0) {
-    if (byte < lowest_ || byte > highest_) return Step::invalid;
-    lowest_ = 0x80;
-    highest_ = 0xBF;
-    code_point_ = (code_point_ << 6) | (byte & 0x3FU);
-    return --remaining_ == 0 ? Step::code_point : Step::needs_more;
-  }
-  if (byte >= 0xC2 && byte <= 0xDF) {
-    code_point_ = byte & 0x1FU;
-    remaining_ = 1;
-  } else if (byte >= 0xE0 && byte <= 0xEF) {
-    code_point_ = byte & 0x0FU;
-    remaining_ = 2;
-    if (byte == 0xE0) lowest_ = 0xA0;   // below: overlong
-    if (byte == 0xED) highest_ = 0x9F;  // above: surrogates
-  } else if (byte >= 0xF0 && byte <= 0xF4) {
-    code_point_ = byte & 0x07U;
-    remaining_ = 3;
-    if (byte == 0xF0) lowest_ = 0x90;   // below: overlong
-    if (byte == 0xF4) highest_ = 0x8F;  // above: past U+10FFFF
-  } else {
-    return Step::invalid;
-  }
-  return Step::needs_more;
-}
-
 }  // namespace molmoact2::kernels

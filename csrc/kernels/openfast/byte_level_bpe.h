@@ -78,28 +78,4 @@ class ByteLevelBpe {
   std::vector<RankedMerge> ranked_merges_;  // a power of two, at most half full
 };
 
-// Strict UTF-8: no overlong forms, no surrogates, nothing past U+10FFFF.
-class Utf8Decoder {
- public:
-  enum class Step : std::uint8_t { needs_more, code_point, invalid };
-
-  // Takes one byte; after Step::code_point, code_point() is the character that it completed.
-  Step feed(std::uint8_t byte) {
-    if (remaining_ > 0 || byte >= 0x80) return feed_multibyte(byte);
-    code_point_ = byte;
-    return Step::code_point;
-  }
-  char32_t code_point() const { return code_point_; }
-  // True between characters: a sequence may only end here.
-  bool complete() const { return remaining_ == 0; }
-
- private:
-  Step feed_multibyte(std::uint8_t byte);
-
-  char32_t code_point_ = 0;
-  int remaining_ = 0;
-  std::uint8_t lowest_ = 0x80;  // bounds of the next continuation byte
-  std::uint8_t highest_ = 0xBF;
-};
-
 }  // namespace molmoact2::kernels

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <vector>
 
 namespace molmoact2::kernels {
@@ -19,6 +20,9 @@ class DctBasis {
   static constexpr int kMaxLength = 1024;
 
   int length() const { return length_; }
+  // (frequency, time) and (frequency,), as below.
+  std::span<const double> cosines() const { return cosines_; }
+  std::span<const double> norms() const { return norms_; }
 
   // chunk, coefficients: (length, dims) row-major; coefficients[k] = norm[k] * sum_t cos[k][t] * chunk[t].
   void forward(const double* chunk, int dims, double* coefficients) const;

@@ -10,7 +10,6 @@
 namespace molmoact2::kernels {
 namespace {
 
-constexpr char32_t kReplacementCharacter = 0xFFFD;
 constexpr double kPastUnicode = 0x110000;
 
 bool usable_shape(int steps, int dims) {
@@ -52,6 +51,8 @@ const char* describe(OpenFastStatus status) {
       return "the tokens' bytes are not valid UTF-8";
     case OpenFastStatus::coefficient_count:
       return "the tokens do not hold one coefficient per step and dimension";
+    case OpenFastStatus::cuda_failed:
+      return "a CUDA kernel could not be launched";
   }
   return "unknown status";
 }
