@@ -13,6 +13,7 @@ from molmoact2_edge.errors import MolmoAct2Error
 _COMMANDS = {
     "run": "run a policy on a robot, or in the simulator, in closed loop",
     "predict": "predict one chunk of actions from image files",
+    "profile": "measure how well this computer keeps the loop's time, and say what to do",
     "doctor": "say what this machine can do and what is missing",
 }
 
