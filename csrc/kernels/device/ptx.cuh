@@ -111,6 +111,41 @@ __device__ __forceinline__ unsigned add_release(unsigned* address, unsigned valu
   return before;
 }
 
+// Reads and writes of memory that blocks of a running grid share, in no order with any other. A single 32-bit
+// word is never torn; the words of a wider access may be of different ages. Poll with pause() in the loop.
+__device__ __forceinline__ std::uint32_t load_relaxed_4(const std::uint32_t* address) {
+  std::uint32_t value = 0;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(address) : "memory");
+  return value;
+}
+
+__device__ __forceinline__ uint2 load_relaxed_8(const std::uint32_t* address) {
+  uint2 value;
+  asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];"
+               : "=r"(value.x), "=r"(value.y)
+               : "l"(address)
+               : "memory");
+  return value;
+}
+
+__device__ __forceinline__ uint4 load_relaxed_16(const std::uint32_t* address) {
+  uint4 value;
+  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w)
+               : "l"(address)
+               : "memory");
+  return value;
+}
+
+__device__ __forceinline__ void store_relaxed_4(std::uint32_t* address, std::uint32_t value) {
+  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(address), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ void store_relaxed_8(std::uint32_t* address, const uint2& value) {
+  asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1,%2};" ::"l"(address), "r"(value.x), "r"(value.y)
+               : "memory");
+}
+
 // 16 bytes, aligned to 16, that are used once and that nobody writes while this kernel runs: weights.
 __device__ __forceinline__ uint4 load_streaming_16(const void* global) {
   uint4 value;
