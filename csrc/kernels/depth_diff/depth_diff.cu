@@ -1,15 +1,13 @@
-#include <cuda_runtime_api.h>
-
 #include "kernels/depth_diff/depth_diff.h"
 #include "kernels/depth_diff/fixed_point.h"
+#include "kernels/device/launch.cuh"
+#include "kernels/device/warp.cuh"
 
 namespace molmoact2::kernels {
 namespace {
 
-constexpr int kWarpLanes = 32;
 constexpr int kResizeThreads = 256;
 constexpr int kCellThreads = 256;
-constexpr unsigned kAllLanes = 0xFFFFFFFFU;
 
 // One thread makes one byte of the output; neighbours in x share their taps through the cache.
 // input: (height, axis.input_size, 3); output: (height, axis.output_size, 3).
@@ -45,13 +43,6 @@ __global__ void __launch_bounds__(kResizeThreads)
     pixel += row_bytes;
   }
   output[static_cast<std::ptrdiff_t>(y) * row_bytes + i] = fixed_point_to_byte(sum);
-}
-
-__device__ std::int32_t warp_sum(std::int32_t value) {
-  for (int offset = kWarpLanes / 2; offset > 0; offset /= 2) {
-    value += __shfl_down_sync(kAllLanes, value, offset);
-  }
-  return value;  // complete in lane 0
 }
 
 // One block per cell; integer sums, so that the order of addition does not matter.
@@ -104,8 +95,8 @@ unsigned blocks_for(int count) {
   return static_cast<unsigned>((count + kResizeThreads - 1) / kResizeThreads);
 }
 
-DepthDiffStatus launch_status() {
-  return cudaGetLastError() == cudaSuccess ? DepthDiffStatus::ok : DepthDiffStatus::cuda_failed;
+DepthDiffStatus status_of(cudaError_t error) {
+  return error == cudaSuccess ? DepthDiffStatus::ok : DepthDiffStatus::cuda_failed;
 }
 
 }  // namespace
@@ -122,22 +113,20 @@ DepthDiffStatus resize_bilinear_cuda(const RgbFrame& frame, const ResizeAxisView
   const int row_bytes = columns.output_size * kColorChannels;
   if (columns_fit && rows_fit) {
     const std::size_t bytes = static_cast<std::size_t>(row_bytes) * static_cast<std::size_t>(frame.height);
-    const cudaError_t copied =
-        cudaMemcpyAsync(resized, frame.pixels, bytes, cudaMemcpyDeviceToDevice, stream);
-    return copied == cudaSuccess ? DepthDiffStatus::ok : DepthDiffStatus::cuda_failed;
+    return status_of(cudaMemcpyAsync(resized, frame.pixels, bytes, cudaMemcpyDeviceToDevice, stream));
   }
   const std::uint8_t* rows_input = frame.pixels;
   if (!columns_fit) {
     std::uint8_t* const output = rows_fit ? resized : between;
     const dim3 grid(blocks_for(row_bytes), static_cast<unsigned>(frame.height));
-    resize_columns_kernel<<<grid, kResizeThreads, 0, stream>>>(frame.pixels, columns, output);
+    const cudaError_t queued = launch({.grid = grid, .block = kResizeThreads, .stream = stream},
+                                      resize_columns_kernel, frame.pixels, columns, output);
+    if (queued != cudaSuccess || rows_fit) return status_of(queued);
     rows_input = output;
   }
-  if (!rows_fit) {
-    const dim3 grid(blocks_for(row_bytes), static_cast<unsigned>(rows.output_size));
-    resize_rows_kernel<<<grid, kResizeThreads, 0, stream>>>(rows_input, row_bytes, rows, resized);
-  }
-  return launch_status();
+  const dim3 grid(blocks_for(row_bytes), static_cast<unsigned>(rows.output_size));
+  return status_of(launch({.grid = grid, .block = kResizeThreads, .stream = stream}, resize_rows_kernel,
+                          rows_input, row_bytes, rows, resized));
 }
 
 DepthDiffStatus changed_cells_cuda(const std::uint8_t* current, const std::uint8_t* previous, int side,
@@ -145,8 +134,8 @@ DepthDiffStatus changed_cells_cuda(const std::uint8_t* current, const std::uint8
   if (side < 1 || side > kMaxGridSide) return DepthDiffStatus::bad_grid;
   if (current == nullptr || previous == nullptr || changed == nullptr) return DepthDiffStatus::bad_frame;
   const dim3 grid(static_cast<unsigned>(side), static_cast<unsigned>(side));
-  changed_cells_kernel<<<grid, kCellThreads, 0, stream>>>(current, previous, changed);
-  return launch_status();
+  return status_of(launch({.grid = grid, .block = kCellThreads, .stream = stream}, changed_cells_kernel,
+                          current, previous, changed));
 }
 
 }  // namespace molmoact2::kernels

@@ -1,7 +1,6 @@
-#include <cuda_runtime_api.h>
-
 #include <algorithm>
 
+#include "kernels/device/launch.cuh"
 #include "kernels/vision_input/linear_filter.h"
 #include "kernels/vision_input/vision_input.h"
 #include "kernels/vision_input/window_check.h"
@@ -51,9 +50,10 @@ VisionInputStatus resize_to_patches_cuda(const ImageView& image, ImageSize size,
   const int values = window.columns * window.patch * kImageChannels;
   const dim3 grid(static_cast<unsigned>((values + kThreads - 1) / kThreads),
                   static_cast<unsigned>(std::min(window.rows * window.patch, kMaxGridRows)));
-  resize_to_patches_kernel<<<grid, kThreads, 0, stream>>>(
-      image, axis_scale(image.height, size.height), axis_scale(image.width, size.width), window, patches);
-  return cudaGetLastError() == cudaSuccess ? VisionInputStatus::ok : VisionInputStatus::cuda_failed;
+  const cudaError_t queued =
+      launch({.grid = grid, .block = kThreads, .stream = stream}, resize_to_patches_kernel, image,
+             axis_scale(image.height, size.height), axis_scale(image.width, size.width), window, patches);
+  return queued == cudaSuccess ? VisionInputStatus::ok : VisionInputStatus::cuda_failed;
 }
 
 }  // namespace molmoact2::kernels

@@ -1,0 +1,27 @@
+// Runs the tests of CUDA kernels on the emulation: all cases for each pair of a device and a seed, since the
+// seed decides in which order threads run. `<executable> TEXT` runs the cases whose name contains TEXT, and
+// `<executable> TEXT SEED` only with this seed.
+#include <cstdint>
+#include <cstdlib>
+#include <iostream>
+
+#include "check.h"
+#include "cuda_emulation.h"
+
+int main(int argc, char** argv) {
+  namespace emulation = molmoact2::cuda_emulation;
+  constexpr std::uint64_t kSeeds = 4;
+  const char* const filter = argc > 1 ? argv[1] : "";
+  const std::uint64_t first = argc > 2 ? std::strtoull(argv[2], nullptr, 10) : 0;
+  const std::uint64_t end = argc > 2 ? first + 1 : kSeeds;
+  int exit_code = 0;
+  for (std::uint64_t seed = first; seed < end; ++seed) {
+    const auto models = emulation::device_models();
+    const emulation::DeviceModel& model = models[seed % models.size()];
+    emulation::use_device(model);
+    emulation::use_seed(seed);
+    std::cout << "seed " << seed << ", " << model.name << ": " << std::flush;
+    if (molmoact2::check::run_cases(filter) != 0) exit_code = 1;
+  }
+  return exit_code;
+}
