@@ -21,3 +21,16 @@ class MissingExtraError(MolmoAct2Error, ImportError):
 
 class RobotError(MolmoAct2Error):
     """A robot, bus or camera did not do what was asked of it."""
+
+
+class CaptureError(MolmoAct2Error):
+    """A stage could not be recorded as a CUDA graph; nothing else was run in its place."""
+
+
+class PolicyError(MolmoAct2Error):
+    """The policy's process failed. ``kind`` says how: ``policy_died``, ``policy_hung`` or ``policy_garbled`` for the
+    process itself, else the name of the exception that a call raised there."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
