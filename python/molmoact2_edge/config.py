@@ -22,6 +22,8 @@ from molmoact2_edge.errors import InputError
 
 SPLICE_MODES = ("sync", "async", "blend")
 JOINT_CONVENTIONS = ("none", "so100_so101")
+SOFT_MASKS = ("exponential", "linear")
+ISOLATIONS = ("process", "thread")
 
 _T = TypeVar("_T")
 
@@ -57,6 +59,18 @@ class LoopConfig:
 
 
 @dataclass(frozen=True)
+class RealTimeChunkingConfig:
+    """How a chunk continues the one before it, in mode ``rtc``."""
+
+    delay_quantile: float
+    """Of the recent calls' delays: the rows that are executed within it are frozen."""
+    mask: str
+    """How the weight falls after the frozen rows: ``exponential`` lets go faster than ``linear``."""
+    mask_s: float
+    """Over how long it falls, where the chunk before lasts as long."""
+
+
+@dataclass(frozen=True)
 class ChunkConfig:
     """How chunks of actions are timed and spliced."""
 
@@ -68,6 +82,7 @@ class ChunkConfig:
     """Periods of ``rate_hz`` between the observation and the first action: 0 or 1."""
     replan_after: int
     """Actions of a chunk to execute before the next is asked for; 0 asks all the time."""
+    rtc: RealTimeChunkingConfig
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,16 @@ class PolicyConfig:
     joint_convention: str
     frame_age_max_s: float
     """Older images are not given to the policy."""
+    isolation: str
+    """``process``: its failures cannot touch the loop; ``thread``: of the control process, which then needs PyTorch."""
+    threads: int
+    """For its computations; 0 leaves the choice to PyTorch."""
+    nice: int
+    """0..19: how far its process stands back when others want the processor too."""
+    call_limit_s: float
+    """A call that takes longer is given up, and the process killed."""
+    restarts: int
+    """How often in a run a process that failed is started anew."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +151,7 @@ class RobotConfig:
                 name: {**vars(joint), "position": list(joint.position)} for name, joint in self.joints.items()
             },
             "loop": {**vars(self.loop), "cpus": list(self.loop.cpus)},
-            "chunk": dict(vars(self.chunk)),
+            "chunk": {**vars(self.chunk), "rtc": dict(vars(self.chunk.rtc))},
             "cameras": {name: dict(vars(camera)) for name, camera in self.cameras.items()},
             "policy": dict(vars(self.policy)),
         }
@@ -263,9 +288,20 @@ class _Reader:
             blend_s=section.number("blend_s", at_least=0, at_most=10),
             first_action_due=section.integer("first_action_due", 0, 1),
             replan_after=section.integer("replan_after", 0, 1000),
+            rtc=_Reader._rtc(section.section("rtc")),
         )
         section.no_more()
         return chunk
+
+    @staticmethod
+    def _rtc(section: _Section) -> RealTimeChunkingConfig:
+        rtc = RealTimeChunkingConfig(
+            delay_quantile=section.number("delay_quantile", above=0, at_most=1),
+            mask=section.choice("mask", SOFT_MASKS),
+            mask_s=section.number("mask_s", at_least=0, at_most=10),
+        )
+        section.no_more()
+        return rtc
 
     @staticmethod
     def _policy(section: _Section) -> PolicyConfig:
@@ -273,6 +309,11 @@ class _Reader:
             norm_tag=section.optional_text("norm_tag"),
             joint_convention=section.choice("joint_convention", JOINT_CONVENTIONS),
             frame_age_max_s=section.number("frame_age_max_s", above=0),
+            isolation=section.choice("isolation", ISOLATIONS),
+            threads=section.integer("threads", 0, 1024),
+            nice=section.integer("nice", 0, 19),
+            call_limit_s=section.number("call_limit_s", above=0, at_most=3600),
+            restarts=section.integer("restarts", 0, 1000),
         )
         section.no_more()
         return policy
