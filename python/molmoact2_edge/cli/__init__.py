@@ -14,6 +14,7 @@ _COMMANDS = {
     "run": "run a policy on a robot, or in the simulator, in closed loop",
     "predict": "predict one chunk of actions from image files",
     "profile": "measure how well this computer keeps the loop's time, and say what to do",
+    "blackbox": "read the black box that a fault left behind",
     "doctor": "say what this machine can do and what is missing",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -51,6 +52,26 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="S",
         help="longest episode in seconds (default: %(default)s)",
     )
+    parser.add_argument(
+        "--record", type=Path, metavar="DIR", help="record a LeRobotDataset v3.0, or add episodes to one"
+    )
+    parser.add_argument(
+        "--record-fps", type=int, metavar="N", help="frames per second of it (default: the slowest camera's)"
+    )
+    parser.add_argument(
+        "--viz",
+        nargs="?",
+        const="127.0.0.1:9876",
+        metavar="ADDRESS",
+        help="show the run in a Rerun viewer at HOST:PORT (default: %(const)s), or write it with save:FILE.rrd",
+    )
+    parser.add_argument(
+        "--blackbox",
+        type=Path,
+        default=Path("blackbox"),
+        metavar="DIR",
+        help="where a fault, or SIGUSR1, leaves the last 10 s (default: %(default)s)",
+    )
     parser.add_argument("--video", type=Path, metavar="FILE.mp4", help="record what the cameras see")
     parser.add_argument(
         "--device", default="auto", metavar="D", help="auto, cpu or cuda (default: %(default)s)"
@@ -75,6 +96,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(config.to_yaml(), end="")
         return 0
     from molmoact2_edge.runtime import RunSettings
+    from molmoact2_edge.telemetry.session import TelemetrySettings
 
     settings = RunSettings(
         episodes=arguments.episodes,
@@ -82,6 +104,12 @@ def run(arguments: argparse.Namespace) -> int:
         task=arguments.task,
         duration_s=arguments.duration,
         video=arguments.video,
+        telemetry=TelemetrySettings(
+            blackbox=arguments.blackbox,
+            record=arguments.record,
+            record_fps=arguments.record_fps,
+            viz=arguments.viz,
+        ),
     )
     return _run(arguments, config, settings)
 
@@ -107,6 +135,7 @@ def _run(arguments: argparse.Namespace, config: RobotConfig, settings: RunSettin
         scenario = open_scenario(config)
         try:
             runner = Runner(scenario, policy, config, settings, StatusDisplay(sys.stdout))
+            signal.signal(signal.SIGUSR1, lambda *_: runner.request_black_box("asked for by SIGUSR1"))
             try:
                 runner.run(interruption)
             finally:

@@ -13,6 +13,7 @@ from molmoact2_edge.control.loop import DurationStatistics
 from molmoact2_edge.errors import InputError
 from molmoact2_edge.machine import machine_facts
 from molmoact2_edge.runtime.runner import Runner, settings_dict
+from molmoact2_edge.telemetry.session import telemetry_lines
 
 
 def build_report(runner: Runner, policy: dict[str, Any]) -> dict[str, Any]:
@@ -55,6 +56,7 @@ def build_report(runner: Runner, policy: dict[str, Any]) -> dict[str, Any]:
         },
         "scheduling_warnings": [asdict(warning) for warning in runner.warnings],
         "video_failure": runner.video_failure,
+        "telemetry": None if runner.telemetry is None else runner.telemetry.facts(),
         "scenario": runner.scenario.facts(),
         "policy": policy,
         "settings": settings_dict(runner.settings),
@@ -105,6 +107,8 @@ def summary(report: dict[str, Any]) -> str:
     lines += [f"warning {warning['name']}: {warning['text']}" for warning in report["scheduling_warnings"]]
     if report["video_failure"]:
         lines.append(f"warning video: {report['video_failure']}")
+    if report["telemetry"]:
+        lines += telemetry_lines(report["telemetry"])
     return "\n".join(lines)
 
 

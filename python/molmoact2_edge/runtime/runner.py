@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,9 @@ from molmoact2_edge.runtime.status import StatusDisplay
 from molmoact2_edge.runtime.trace import EpisodeTrace, GateEvent
 from molmoact2_edge.runtime.video import VideoRecorder
 from molmoact2_edge.runtime.worker import PolicyLike, PolicyWorker
+from molmoact2_edge.telemetry.blackbox import ring_capacity
 from molmoact2_edge.telemetry.journal import Journal
+from molmoact2_edge.telemetry.session import RunTelemetry, TelemetrySettings
 
 _POLL_S = 0.05
 _FIRST_FRAMES_S = 5.0
@@ -35,6 +37,7 @@ class RunSettings:
     duration_s: float = 30.0
     """An episode that is not over by then ends as a failure."""
     video: Path | None = None
+    telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
@@ -88,6 +91,8 @@ class Runner:
         self.first_call_s: float | None = None
         self.warnings: list[SchedulingWarning] = []
         self.video_failure: str | None = None
+        self.telemetry: RunTelemetry | None = None
+        """There from the beginning of :meth:`run` on."""
         self._policy = policy
         self._status = status
         self.loop = build_loop(config, scenario)
@@ -99,15 +104,28 @@ class Runner:
         if self.settings.video is not None:
             recorder = VideoRecorder(self.settings.video, self.scenario.cameras)
         try:
+            self.telemetry = RunTelemetry(
+                self.settings.telemetry, self.loop, self.scenario.cameras, self.config, self.journal
+            )
             self._warm_up()
             for index in range(self.settings.episodes):
                 if interruption.asked:
                     break
                 self._episode(index, recorder, interruption)
+        except Exception as error:
+            self.request_black_box(f"error: {type(error).__name__}")
+            raise
         finally:
             self.loop.stop()
+            if self.telemetry is not None:
+                self.telemetry.close()
             if recorder is not None:
                 self.video_failure = recorder.close()
+
+    def request_black_box(self, reason: str) -> None:
+        """Have the last seconds of the loop written to a file; returns at once. Safe in a signal handler."""
+        if self.telemetry is not None:
+            self.telemetry.request_black_box(reason)
 
     @property
     def successes(self) -> int:
@@ -164,6 +182,8 @@ class Runner:
         trace = EpisodeTrace(self.loop, self._telemetry_position, self.latencies)
         if recorder is not None:
             recorder.begin(instruction)
+        assert self.telemetry is not None
+        self.telemetry.begin_episode(instruction)
         self.warnings = self.loop.start()
         begun = time.monotonic()
         worker.start()
@@ -177,6 +197,7 @@ class Runner:
             trace.drain()
             self._telemetry_position = trace.newest
             _keep_books(result, worker, trace)
+            self.telemetry.end_episode(result.reason if result.reason.startswith("robot: ") else None)
             if recorder is not None:
                 recorder.end(f"{instruction}: {'success' if result.success else 'failure'}")
             worker.stop()
@@ -253,6 +274,7 @@ def build_loop(config: RobotConfig, scenario: Scenario) -> ControlLoop:
         start_speed=loop.start_speed,
         start_distance_max=config.start_distances(),
         fifo_priority=loop.fifo_priority,
+        telemetry_capacity=ring_capacity(loop.rate_hz),
         lock_memory=loop.lock_memory,
         cpus=loop.cpus,
     )
@@ -276,4 +298,9 @@ def _ms(seconds: float | None) -> str:
 
 def settings_dict(settings: RunSettings) -> dict[str, Any]:
     """Return the settings as JSON-ready values."""
-    return {**vars(settings), "video": None if settings.video is None else str(settings.video)}
+    telemetry = {
+        key: str(value) if isinstance(value, Path) else value
+        for key, value in asdict(settings.telemetry).items()
+    }
+    video = None if settings.video is None else str(settings.video)
+    return {**vars(settings), "video": video, "telemetry": telemetry}
