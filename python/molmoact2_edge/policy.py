@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from molmoact2_edge.checkpoint.config import ModelConfig
 from molmoact2_edge.checkpoint.files import Checkpoint
@@ -20,12 +20,21 @@ from molmoact2_edge.depth import depth_update_mask
 from molmoact2_edge.devices import resolve_device, resolve_dtype
 from molmoact2_edge.errors import InputError
 from molmoact2_edge.guide import ActionGuide
-from molmoact2_edge.model.decoder import Hidden, KeyValueCache
 from molmoact2_edge.model.depth_decode import DepthTokens, decode_depth, decode_depth_from_draft
-from molmoact2_edge.model.flow import FlowGuide
-from molmoact2_edge.model.generate import Generated, feed, generate
-from molmoact2_edge.model.masks import cross_attention_mask, depth_tokens
+from molmoact2_edge.model.execution import DirectExecution, GraphExecution
+from molmoact2_edge.model.generate import Generated, generate
 from molmoact2_edge.model.molmoact2 import MolmoAct2
+from molmoact2_edge.model.operators import operators_for
+from molmoact2_edge.model.pipeline import (
+    CallPlan,
+    EagerPipeline,
+    FlowInputs,
+    Intermediates,
+    Pipeline,
+    prefix_length,
+)
+from molmoact2_edge.model.static_network import FlowSetting
+from molmoact2_edge.model.static_pipeline import StaticPipeline
 from molmoact2_edge.openfast import OpenFast
 from molmoact2_edge.prediction import DepthCache, Outcome, Prediction, Trace
 from molmoact2_edge.processor import ImageInputs, Processor, Prompt
@@ -33,8 +42,9 @@ from molmoact2_edge.processor.convention import JointConvention, joint_conventio
 from molmoact2_edge.timing import Stopwatch
 from molmoact2_edge.types import FloatArray, Image, IntArray
 
-__all__ = ["ActionMode", "DepthCache", "Policy", "Prediction", "Think", "Trace"]
+__all__ = ["ActionMode", "DepthCache", "ExecutionMode", "Policy", "Prediction", "Think", "Trace"]
 
+ExecutionMode = Literal["auto", "eager", "static", "graph"]
 ActionMode = Literal["continuous", "discrete"]
 Think = Literal["adaptive", "exact"]
 
@@ -46,27 +56,41 @@ _MIN_CLOSING_TOKENS = 8
 
 @dataclass(frozen=True)
 class _Observation:
-    """The images of a call as the decoder has seen them: everything that the next call may reuse."""
+    """The images of a call that the pipeline still holds: everything that the next call may reuse."""
 
     images: ImageInputs
-    features: Tensor
     first_image: Image
-    cache: KeyValueCache
     prefix: IntArray
     """The prompt up to its last image token. Nothing in it depends on task or state."""
+
+
+@dataclass(frozen=True)
+class _Guide:
+    """A guide in the model's units and shape, (T, max_action_dim) and (T,), and how many values had to be clipped."""
+
+    actions: FloatArray
+    weights: FloatArray
+    clipped: int
 
 
 class Policy:
     """A MolmoAct2 checkpoint ready to predict. Calls from several threads are served one after the other."""
 
     def __init__(
-        self, model: MolmoAct2, processor: Processor, *, action_tokenizer: OpenFast | None = None
+        self,
+        model: MolmoAct2,
+        processor: Processor,
+        *,
+        action_tokenizer: OpenFast | None = None,
+        execution: ExecutionMode = "auto",
     ) -> None:
+        """See :meth:`from_pretrained` for ``execution``."""
         self.model = model
         self.processor = processor
         self.action_tokenizer = action_tokenizer
         self._lock = threading.Lock()
         self._observation: _Observation | None = None
+        self._pipeline = _pipeline(model, processor.patch_grid, execution)
 
     @classmethod
     def from_pretrained(
@@ -75,6 +99,7 @@ class Policy:
         *,
         device: str = "auto",
         dtype: str = "auto",
+        execution: ExecutionMode = "auto",
         offline: bool = False,
         revision: str | None = None,
     ) -> Policy:
@@ -84,21 +109,32 @@ class Policy:
             path_or_id: A directory in the Hugging Face or LeRobot layout, or ``owner/name``.
             device: ``"cpu"``, ``"cuda"`` (also ``"cuda:1"``) or ``"auto"``: CUDA where there is one.
             dtype: ``"float32"``, ``"bfloat16"`` or ``"auto"``: bfloat16 on CUDA, float32 on the CPU.
+            execution: ``"graph"`` (CUDA only) records the call as CUDA graphs, one per length of prompt, when it first
+                comes; :meth:`warmup` does that ahead. ``"static"`` runs the same kernels one by one, on any device.
+                ``"eager"`` is plain torch with shapes that fit each call. ``"auto"``: graphs on CUDA, else eager.
             offline: Use the local Hub cache only; the network is never touched.
             revision: Branch, tag or commit on the Hub.
 
         Raises:
             CheckpointError: A file or tensor is missing, damaged, or does not fit the configuration.
-            InputError: ``device`` or ``dtype`` is not usable on this machine.
+            InputError: ``device``, ``dtype`` or ``execution`` is not usable on this machine.
         """
         target = resolve_device(device)
         number = resolve_dtype(dtype, target)
         checkpoint = Checkpoint.open(path_or_id, offline=offline, revision=revision)
         tokenizer = checkpoint.action_tokenizer_path
         return cls(
-            MolmoAct2.load(checkpoint.config, checkpoint.weights, dtype=number, device=target),
+            MolmoAct2.load(
+                checkpoint.config,
+                checkpoint.weights,
+                dtype=number,
+                device=target,
+                # The compiled loop takes contexts of any length; static calls always have one of the same.
+                compile_flow=execution in ("auto", "eager"),
+            ),
             Processor.from_checkpoint(checkpoint),
             action_tokenizer=None if tokenizer is None else OpenFast.from_pretrained(tokenizer),
+            execution=execution,
         )
 
     @property
@@ -111,8 +147,12 @@ class Policy:
 
     @property
     def backends(self) -> dict[str, str]:
-        """What computes each stage that has more than one implementation; device and dtype decide it at load."""
-        return self.model.backends
+        """What computes each part that has more than one implementation.
+
+        Device, dtype and ``execution`` decide it at load. On CUDA graphs it also says for which lengths of prompt the
+        call has been recorded, and on which kernels attention was found to run.
+        """
+        return self._pipeline.backends
 
     @property
     def dtype(self) -> torch.dtype:
@@ -165,7 +205,7 @@ class Policy:
         """
         if action_mode not in ("continuous", "discrete"):
             raise InputError(f"action_mode must be 'continuous' or 'discrete', got {action_mode!r}")
-        with self._lock, torch.inference_mode():
+        with self._lock, torch.inference_mode(), self._pipeline.session():
             watch = Stopwatch(self.device)
             embodiment = self.processor.embodiment(norm_tag)
             self._check_mode(action_mode, think, depth_cache)
@@ -189,36 +229,70 @@ class Policy:
             generation_limit = _TOKENS_PER_STEP * embodiment.action_horizon if discrete else 0
             closing_limit = max(_MIN_CLOSING_TOKENS, self.config.max_action_horizon)
             depth_room = 2 + self.config.num_depth_codes + closing_limit if think else 0
-            cache = self.model.decoder.new_cache(1, len(prompt.input_ids) + depth_room + generation_limit)
-            wanted: Hidden = "last" if discrete and not think else "none"
-            if seen is None:
-                features = self._encode(image_inputs)
-                watch.lap("vision")
-                hidden = self._prefill(prompt, features, cache, wanted)
-                assert images is not None
-                seen = self._remember(image_inputs, features, images[0], cache, prompt)
-            else:
-                hidden = self._refresh(prompt, seen, cache, wanted)
-            watch.lap("prefill")
+            plan = CallPlan(depth_room + generation_limit, discrete and not think, embodiment.action_horizon)
+            seen = self._begin(seen, images, image_inputs, prompt, plan, watch)
             outcome = Outcome(prompt.input_ids)
             if think:
-                hidden = self._think(outcome, cache, seen.first_image, think, depth_cache, closing_limit)
+                self._think(outcome, seen.first_image, think, depth_cache, closing_limit)
                 watch.lap("depth")
+            kept = None
             if trace is not None:
                 trace.images, trace.prompt = image_inputs, prompt
-                self._keep_prefill(trace, seen.features, cache, hidden if discrete else None)
-            if guided is not None:
-                outcome.guide_clipped = guided[1]
+                kept = self._keep_prefill(outcome, discrete)
             if discrete:
-                chunk = self._discrete(outcome, cache, hidden, generation_limit, embodiment)
+                chunk = self._discrete(outcome, generation_limit, embodiment)
                 watch.lap("generate")
             else:
-                flow_guide = None if guided is None else guided[0]
-                chunk = self._continuous(outcome, cache, sample, steps, embodiment, trace, flow_guide)
-                watch.lap("flow")
+                chunk = self._continuous(outcome, sample, steps, embodiment, guided, kept)
+            watch.settle()
+            self._observation = seen
+            if trace is not None and kept is not None:
+                trace.keep(**kept.tensors)
             actions = self._finish(outcome, chunk, norm_tag, embodiment, joints)
             watch.lap("postprocess")
             return outcome.prediction(actions, watch.seconds())
+
+    def warmup(
+        self,
+        images: Sequence[Image],
+        task: str | Sequence[str],
+        state: npt.ArrayLike,
+        norm_tag: str | None = None,
+        *,
+        think: bool | Think = False,
+        num_steps: int | None = None,
+        convention: str = "none",
+    ) -> float:
+        """Get ready for calls like this one, so that the first real one is as fast as any; return the seconds it took.
+
+        On CUDA graphs this records the whole call, the refresh of state with ``reuse_images=True`` and, with
+        ``think``, every length in which depth codes are tried, for each of the tasks. The frames only need the right
+        number and sizes. What was observed here is forgotten: the next call needs images.
+
+        Raises:
+            InputError: As :meth:`predict`.
+            CaptureError: A stage could not be recorded.
+        """
+        begin = time.perf_counter()
+        for one in [task] if isinstance(task, str) else task:
+            for reuse in (False, True):
+                # The second time nothing is new, and what the first left lazy is done.
+                for _ in range(2):
+                    self.predict(
+                        None if reuse else images,
+                        one,
+                        state,
+                        norm_tag,
+                        num_steps=num_steps,
+                        seed=0,
+                        think=think,
+                        reuse_images=reuse,
+                        convention=convention,
+                    )
+            with self._lock, torch.inference_mode(), self._pipeline.session():
+                self._pipeline.prepare()
+        self._observation = None
+        return time.perf_counter() - begin
 
     # Checks ------------------------------------------------------------------------------------------------------
 
@@ -263,7 +337,7 @@ class Policy:
             raise InputError(f"num_steps must be an integer of at least 1, got {steps!r}")
         return steps
 
-    def _noise(self, noise: npt.ArrayLike | None, seed: int | None, horizon: int) -> Tensor:
+    def _noise(self, noise: npt.ArrayLike | None, seed: int | None, horizon: int) -> FloatArray:
         shape = (horizon, self.config.max_action_dim)
         if noise is None:
             generator = torch.Generator()
@@ -271,7 +345,8 @@ class Policy:
                 generator.seed()
             else:
                 generator.manual_seed(seed)
-            return torch.randn(shape, generator=generator).to(self.device)
+            drawn: FloatArray = torch.randn(shape, generator=generator).numpy()
+            return drawn
         values = np.asarray(noise)
         if values.shape != shape or values.dtype.kind != "f":
             raise InputError(
@@ -280,7 +355,7 @@ class Policy:
             )
         if not np.isfinite(values).all():
             raise InputError("noise must be finite, got NaN or infinity")
-        return torch.from_numpy(values.astype(np.float32)).to(self.device)
+        return values.astype(np.float32)
 
     def _guide(
         self,
@@ -289,8 +364,7 @@ class Policy:
         norm_tag: str | None,
         embodiment: Embodiment,
         joints: JointConvention | None,
-    ) -> tuple[FlowGuide, int]:
-        """Return the guide in the model's units and shape, and how many of its values had to be clipped."""
+    ) -> _Guide:
         if action_mode != "continuous":
             raise InputError(
                 "guide: only the flow can in-paint; use action_mode='continuous' or leave it out"
@@ -303,46 +377,15 @@ class Policy:
                 f"guide: expected at most {most} rows of {embodiment.action_dim} actions for {embodiment.tag!r}, "
                 f"got shape {guide.actions.shape}"
             )
-        actions = np.zeros((1, embodiment.action_horizon, self.config.max_action_dim), np.float32)
-        weights = np.zeros((1, embodiment.action_horizon), np.float32)
+        actions = np.zeros((embodiment.action_horizon, self.config.max_action_dim), np.float32)
+        weights = np.zeros(embodiment.action_horizon, np.float32)
         raw = guide.actions if joints is None else joints.to_model(guide.actions)
-        actions[0, first : first + rows, :columns] = self.processor.normalize_actions(raw, norm_tag)
-        weights[0, first : first + rows] = guide.weights
+        actions[first : first + rows, :columns] = self.processor.normalize_actions(raw, norm_tag)
+        weights[first : first + rows] = guide.weights
         clipped = self.processor.inexpressible_actions(raw, norm_tag)[guide.weights > 0.0]
-        tensors = (torch.from_numpy(values).to(self.device) for values in (actions, weights))
-        return FlowGuide(*tensors), int(np.count_nonzero(clipped))
+        return _Guide(actions, weights, int(np.count_nonzero(clipped)))
 
     # Stages ------------------------------------------------------------------------------------------------------
-
-    def _encode(self, image_inputs: ImageInputs) -> Tensor:
-        return self.model.image_features(
-            torch.from_numpy(image_inputs.pixel_values).to(self.device),
-            torch.from_numpy(image_inputs.batched_pooling()).to(self.device),
-            self.processor.patch_grid,
-        )
-
-    def _prefill(
-        self, prompt: Prompt, features: Tensor, cache: KeyValueCache, hidden: Hidden
-    ) -> Tensor | None:
-        return self.model.prefill(
-            torch.from_numpy(prompt.input_ids).unsqueeze(0).to(self.device),
-            torch.from_numpy(prompt.token_type_ids).unsqueeze(0).to(self.device),
-            features,
-            cache,
-            hidden=hidden,
-        )
-
-    def _remember(
-        self,
-        image_inputs: ImageInputs,
-        features: Tensor,
-        first_image: Image,
-        cache: KeyValueCache,
-        prompt: Prompt,
-    ) -> _Observation:
-        prefix = prompt.input_ids[: int(np.flatnonzero(prompt.token_type_ids)[-1]) + 1]
-        self._observation = _Observation(image_inputs, features, first_image.copy(), cache, prefix)
-        return self._observation
 
     def _reusable(self, images: Sequence[Image] | None) -> _Observation:
         if images is not None:
@@ -353,93 +396,77 @@ class Policy:
             raise InputError("reuse_images=True needs an earlier call with images")
         return self._observation
 
-    def _refresh(
-        self, prompt: Prompt, seen: _Observation, cache: KeyValueCache, hidden: Hidden
-    ) -> Tensor | None:
-        """Fill the cache from the previous call up to the last image token, and compute the rest of the prompt."""
-        known = len(seen.prefix)
-        if not np.array_equal(prompt.input_ids[:known], seen.prefix):
+    def _begin(
+        self,
+        seen: _Observation | None,
+        images: Sequence[Image] | None,
+        image_inputs: ImageInputs,
+        prompt: Prompt,
+        plan: CallPlan,
+        watch: Stopwatch,
+    ) -> _Observation:
+        """Let the pipeline see the prompt, with new images or with those that it holds."""
+        if seen is None:
+            assert images is not None
+            self._observation = None  # until the pipeline holds these images
+            self._pipeline.observe(image_inputs, prompt, plan, watch)
+            return _Observation(image_inputs, images[0].copy(), prompt.input_ids[: prefix_length(prompt)])
+        if not np.array_equal(prompt.input_ids[: len(seen.prefix)], seen.prefix):
             raise InputError(
                 "the prompt's image part differs from the previous call's; pass the images again"
             )
-        cache.copy_prefix(seen.cache, known)
-        return feed(self.model.decoder, cache, prompt.input_ids[known:].tolist(), hidden)
+        self._pipeline.refresh(prompt, plan, watch)
+        return seen
 
     def _think(
         self,
         outcome: Outcome,
-        cache: KeyValueCache,
         image: Image,
         think: bool | Think,
         depth_cache: DepthCache | None,
         closing_limit: int,
-    ) -> Tensor:
+    ) -> None:
         tokens = DepthTokens.of(self.config)
-        decoder = self.model.decoder
+        decoding = self._pipeline.decoding()
         if depth_cache is None:
-            decoded = decode_depth(decoder, cache, tokens, closing_limit=closing_limit)
+            decoded = decode_depth(decoding, tokens, closing_limit=closing_limit)
         else:
+            # On a GPU the prompt is still being computed while this compares the frames.
             if think == "exact":
                 outcome.update_mask = np.ones(tokens.cells, dtype=np.bool_)
             else:
                 outcome.update_mask = depth_update_mask(image, depth_cache.image, cells=tokens.cells)
             decoded = decode_depth_from_draft(
-                decoder,
-                cache,
+                decoding,
                 tokens,
                 draft=depth_cache.codes,
                 changed=outcome.update_mask,
                 closing_limit=closing_limit,
             )
         outcome.add_depth(decoded, image)
-        return decoded.hidden
 
     def _continuous(
         self,
         outcome: Outcome,
-        cache: KeyValueCache,
-        noise: Tensor,
+        noise: FloatArray,
         steps: int,
         embodiment: Embodiment,
-        trace: Trace | None,
-        guide: FlowGuide | None,
+        guide: _Guide | None,
+        kept: Intermediates | None,
     ) -> FloatArray:
-        expert = self.model.expert
-        assert expert is not None
-        valid = cross_attention_mask(outcome.cached_ids, self.config)
-        depth = depth_tokens(outcome.cached_ids, self.config)
-        keys, values = cache.filled()
-        context = self.model.context(
-            keys[:, 0],
-            values[:, 0],
-            torch.from_numpy(valid).to(self.device),
-            torch.from_numpy(depth).to(self.device),
-        )
-        velocities: list[Tensor] | None = None if trace is None else []
         padded_from = embodiment.action_dim if self.config.mask_action_dim_padding else None
-        chunk = expert.integrate(noise.unsqueeze(0), context, steps, padded_from, velocities, guide)
-        if trace is not None and velocities is not None:
-            trace.keep(
-                cross_mask=torch.from_numpy(valid),
-                context_keys=context.keys[:, 0],
-                context_values=context.values[:, 0],
-                velocities=torch.cat(velocities),
-            )
-        return chunk[0].cpu().numpy()
+        setting = FlowSetting(embodiment.action_horizon, steps, padded_from)
+        inputs = FlowInputs(noise, setting)
+        if guide is not None:
+            outcome.guide_clipped = guide.clipped
+            inputs = FlowInputs(noise, setting, guide.actions, guide.weights)
+        return self._pipeline.act(outcome.cached_ids, inputs, kept)
 
-    def _discrete(
-        self,
-        outcome: Outcome,
-        cache: KeyValueCache,
-        hidden: Tensor | None,
-        limit: int,
-        embodiment: Embodiment,
-    ) -> FloatArray:
+    def _discrete(self, outcome: Outcome, limit: int, embodiment: Embodiment) -> FloatArray:
         config = self.config
-        assert hidden is not None
         assert self.action_tokenizer is not None
         assert config.eos_token_id is not None
-        generated = generate(self.model.decoder, cache, hidden, end=config.eos_token_id, limit=limit)
+        generated = generate(self._pipeline.decoding(), end=config.eos_token_id, limit=limit)
         outcome.token_ids = generated.token_ids
         if not generated.complete:
             outcome.refuse(f"no end token came within {limit} generated tokens")
@@ -448,6 +475,13 @@ class Policy:
         if not valid:
             outcome.refuse("the generated action tokens do not decode to a chunk")
         return chunk.astype(np.float32)
+
+    def _keep_prefill(self, outcome: Outcome, discrete: bool) -> Intermediates:
+        kept = Intermediates({})
+        self._pipeline.keep_prefill(outcome.cached_ids, kept)
+        if discrete:
+            kept.tensors["first_logits"] = self._pipeline.decoding().logits()
+        return kept
 
     def _finish(
         self,
@@ -463,14 +497,6 @@ class Policy:
             return np.empty((0, embodiment.action_dim), dtype=np.float32)
         actions = self.processor.unnormalize_actions(chunk, norm_tag)
         return actions if joints is None else joints.from_model(actions)
-
-    def _keep_prefill(
-        self, trace: Trace, features: Tensor, cache: KeyValueCache, hidden: Tensor | None
-    ) -> None:
-        keys, values = cache.filled()
-        trace.keep(image_features=features, keys=keys[:, 0], values=values[:, 0])
-        if hidden is not None:
-            trace.keep(first_logits=self.model.decoder.logits(hidden)[0])
 
 
 def action_codes(generated: Generated, config: ModelConfig) -> list[int]:
@@ -506,3 +532,19 @@ def joints_of(embodiment: Embodiment, convention: str) -> JointConvention | None
             f"{convention!r}; leave the convention at 'none'"
         )
     return own
+
+
+def _pipeline(model: MolmoAct2, patch_grid: tuple[int, int], execution: ExecutionMode) -> Pipeline:
+    if execution not in ("auto", "eager", "static", "graph"):
+        raise InputError(f"execution must be 'auto', 'eager', 'static' or 'graph', got {execution!r}")
+    cuda = model.device.type == "cuda"
+    if execution == "graph" and not cuda:
+        raise InputError(f"execution='graph' needs a CUDA device, and the model is on {model.device}")
+    if execution == "eager" or (execution == "auto" and not cuda):
+        return EagerPipeline(model, patch_grid)
+    if model.expert is not None and model.expert.flow_backend != "torch":
+        raise InputError(
+            f"execution={execution!r} needs a model without the compiled flow; load it with compile_flow=False"
+        )
+    runs = DirectExecution(model.device) if execution == "static" else GraphExecution(model.device)
+    return StaticPipeline(model, patch_grid, operators_for(model.decoder), runs)

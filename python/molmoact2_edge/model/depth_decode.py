@@ -10,30 +10,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from molmoact2_edge.checkpoint.config import ModelConfig
-from molmoact2_edge.model.decoder import Decoder, KeyValueCache
-from molmoact2_edge.model.generate import feed
+from molmoact2_edge.model.decoding import Decoding
 from molmoact2_edge.types import BoolArray, IntArray
 
 # Cells that a forward tries beyond the known one. A few rows more cost a forward little.
-_LOOK_AHEAD = 8
+LOOK_AHEAD = 8
 
 
 @dataclass(frozen=True, slots=True)
 class DepthDecode:
     """Codes of all cells and every token that was fed after the prompt.
 
-    ``complete`` is false when no end token came before the limit; ``hidden`` is the decoder's state at the last fed
-    token, (1, width); ``forwards`` counts passes through the decoder.
+    ``complete`` is false when no end token came before the limit; ``forwards`` counts passes through the decoder. The
+    last token is the last row of what was fed.
     """
 
     codes: list[int]
     token_ids: list[int]
     complete: bool
-    hidden: Tensor
     forwards: int
 
 
@@ -59,34 +56,26 @@ class DepthTokens:
         assert first is not None
         return cls(start, end, first, config.num_depth_tokens, config.num_depth_codes)
 
-    def best_codes(self, decoder: Decoder, hidden: Tensor) -> Tensor:
-        """Return the greedy code of each state (n, width): the argmax over the code rows only."""
-        return decoder.logits(hidden, self.first, self.first + self.codes).argmax(dim=-1)
 
-
-def decode_depth(
-    decoder: Decoder, cache: KeyValueCache, tokens: DepthTokens, *, closing_limit: int
-) -> DepthDecode:
+def decode_depth(decoding: Decoding, tokens: DepthTokens, *, closing_limit: int) -> DepthDecode:
     """Decode every cell without an earlier frame.
 
     After the last cell the full vocabulary decides, until the end token has been fed or ``closing_limit`` tokens were.
     """
-    begin = cache.length
-    codes = [int(tokens.best_codes(decoder, _feed_last(decoder, cache, tokens.start)))]
+    decoding.feed([tokens.start])
+    codes = decoding.codes()
     forwards = 1
     while True:
-        guess = continuation(codes, min(_LOOK_AHEAD, tokens.cells - len(codes)))
-        states = feed(decoder, cache, [tokens.first + code for code in (codes[-1], *guess)], hidden="all")
-        assert states is not None
+        guess = continuation(codes, min(LOOK_AHEAD, tokens.cells - len(codes)))
+        decoding.feed([tokens.first + code for code in (codes[-1], *guess)])
         forwards += 1
-        said = tokens.best_codes(decoder, states[0]).tolist()
+        said = decoding.codes()
         agreed = next((i for i, code in enumerate(guess) if code != said[i]), len(guess))
         codes += guess[:agreed]
-        cache.truncate(begin + 1 + len(codes))
+        decoding.keep(1 + len(codes))
         if len(codes) == tokens.cells:
             fed = [tokens.start, *(tokens.first + code for code in codes)]
-            state = states[0, agreed : agreed + 1]
-            return _close(decoder, cache, tokens, codes, fed, state, closing_limit, forwards)
+            return _close(decoding, tokens, codes, fed, agreed, closing_limit, forwards)
         codes.append(said[agreed])
 
 
@@ -103,8 +92,7 @@ def continuation(codes: list[int], count: int) -> list[int]:
 
 
 def decode_depth_from_draft(
-    decoder: Decoder,
-    cache: KeyValueCache,
+    decoding: Decoding,
     tokens: DepthTokens,
     *,
     draft: IntArray,
@@ -116,56 +104,46 @@ def decode_depth_from_draft(
     ``draft``: (cells,) codes of the frame before, replayed as they are where ``changed`` is false and tried first
     where it is true. The codes equal those of deciding each changed cell in turn.
     """
-    begin = cache.length
-    guess = [tokens.start, *(draft + tokens.first).tolist(), tokens.end]
-    decide = torch.from_numpy(changed).to(cache.keys.device)
+    codes = draft.astype(np.int64)
+    guess = [tokens.start, *(codes + tokens.first).tolist(), tokens.end]
     position = 0
     forwards = 0
     while True:
-        states = feed(decoder, cache, guess[position:], hidden="all")
-        assert states is not None
-        states = states[0]
+        decoding.feed(guess[position:])
         forwards += 1
+        if not changed[position:].any():
+            break
         # The state of guess[i] decides cell i; the last two belong to the final cell and to the end token.
-        cells = slice(position, tokens.cells)
-        said = tokens.best_codes(decoder, states[: tokens.cells - position])
-        tried = torch.tensor(guess[position + 1 : -1], device=said.device) - tokens.first
-        differs = ((said != tried) & decide[cells]).nonzero()
+        said = np.asarray(decoding.codes()[: tokens.cells - position])
+        differs = np.flatnonzero((said != codes[position:]) & changed[position:])
         if len(differs) == 0:
             break
         wrong = int(differs[0])
-        cell = position + wrong
-        guess[cell + 1] = tokens.first + int(said[wrong])
-        position = cell + 1
-        cache.truncate(begin + position)
-    codes = [token - tokens.first for token in guess[1:-1]]
-    if int(decoder.logits(states[-2]).argmax()) == tokens.end:
-        return DepthDecode(codes, guess, True, states[-1:], forwards)
-    cache.truncate(begin + tokens.cells + 1)
-    return _close(decoder, cache, tokens, codes, guess[:-1], states[-2:-1], closing_limit, forwards)
+        position += wrong + 1
+        codes[position - 1] = said[wrong]
+        guess[position] = tokens.first + int(said[wrong])
+        decoding.keep(position)
+    if decoding.token(-2) == tokens.end:
+        return DepthDecode(codes.tolist(), guess, True, forwards)
+    decoding.keep(tokens.cells + 1)
+    return _close(decoding, tokens, codes.tolist(), guess[:-1], -2, closing_limit, forwards)
 
 
 def _close(
-    decoder: Decoder,
-    cache: KeyValueCache,
+    decoding: Decoding,
     tokens: DepthTokens,
     codes: list[int],
     fed: list[int],
-    state: Tensor,
+    row: int,
     limit: int,
     forwards: int,
 ) -> DepthDecode:
-    """Feed what the full vocabulary says from ``state`` on, until the end token has been fed."""
+    """Feed what the full vocabulary says from ``row`` on, until the end token has been fed."""
     for _ in range(limit):
-        fed = [*fed, int(decoder.logits(state).argmax())]
-        state = _feed_last(decoder, cache, fed[-1])
+        fed = [*fed, decoding.token(row)]
+        decoding.feed(fed[-1:])
+        row = -1
         forwards += 1
         if fed[-1] == tokens.end:
-            return DepthDecode(codes, fed, True, state, forwards)
-    return DepthDecode(codes, fed, False, state, forwards)
-
-
-def _feed_last(decoder: Decoder, cache: KeyValueCache, token: int) -> Tensor:
-    state = feed(decoder, cache, [token])
-    assert state is not None
-    return state
+            return DepthDecode(codes, fed, True, forwards)
+    return DepthDecode(codes, fed, False, forwards)

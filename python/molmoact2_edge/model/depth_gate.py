@@ -27,9 +27,10 @@ class DepthGate:
         tokens that are no depth tokens, or over all valid ones where there is no other.
         """
         others = valid & ~depth
-        if not bool(others.any()):
-            others = valid
-        pooled = values[:, others].mean(dim=1)
+        # No branch on the flags: whoever records this as a graph may not wait for them.
+        others = torch.where(others.any(), others, valid)
+        total = values.where(others[:, None], torch.zeros_like(values)).sum(dim=1, dtype=torch.float32)
+        pooled = (total / others.sum()).to(values.dtype)
         if not self.per_layer:
             pooled = pooled[-1:]
         scores = [gate(pooled[i]) for i, gate in enumerate(self.gates)]

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from molmoact2_edge.checkpoint.config import ActionExpertConfig
+from molmoact2_edge.model.attention import attend
 from molmoact2_edge.model.flow import CompiledFlow, FlowGuide
 from molmoact2_edge.model.layout import Linear, ParameterSource
 from molmoact2_edge.model.rope import RotaryTable
@@ -37,7 +38,8 @@ class ExpertBlock:
 class Context:
     """What cross-attention reads: per layer keys and values (layers, batch, heads, tokens, head size), and a mask.
 
-    ``mask`` is None when masked tokens have been left out, else bool (batch, 1, 1, tokens).
+    ``mask`` is None when masked tokens have been left out, else bool (batch, 1, 1, tokens), or a bias that is added to
+    the scores and broadcasts to (batch, heads, T, tokens).
     """
 
     keys: Tensor
@@ -226,15 +228,13 @@ class ActionExpert:
             query_key = self.rope.rotate(query_key, 0)
         query, key = query_key.transpose(1, 2).chunk(2, dim=1)
         value = qkv[:, :, 2 * heads :].transpose(1, 2)
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=self.config.causal_attn)
+        attended = attend(query, key, value, is_causal=self.config.causal_attn)
         return block.self_out(attended.transpose(1, 2).reshape(batch, steps, width))
 
     def _cross_attention(self, block: ExpertBlock, x: Tensor, context: Context, layer: int) -> Tensor:
         batch, steps, width = x.shape
         query = self._head_norm(block.query(x).view(batch, steps, self.config.num_heads, self.head_dim))
-        attended = F.scaled_dot_product_attention(
-            query.transpose(1, 2), context.keys[layer], context.values[layer], attn_mask=context.mask
-        )
+        attended = attend(query.transpose(1, 2), context.keys[layer], context.values[layer], context.mask)
         return block.cross_out(attended.transpose(1, 2).reshape(batch, steps, width))
 
     @staticmethod

@@ -1,14 +1,10 @@
-"""Greedy decoding of discrete action tokens behind a prefilled cache."""
+"""Greedy decoding of discrete action tokens behind a prefilled prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from molmoact2_edge.model.decoder import Decoder, Hidden, KeyValueCache
+from molmoact2_edge.model.decoding import Decoding
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,24 +15,14 @@ class Generated:
     complete: bool
 
 
-def feed(
-    decoder: Decoder, cache: KeyValueCache, token_ids: Sequence[int], hidden: Hidden = "last"
-) -> Tensor | None:
-    """Append tokens to the cache; return what :meth:`Decoder.forward` gives for ``hidden``."""
-    ids = torch.tensor([list(token_ids)], device=cache.keys.device)
-    return decoder.forward(decoder.embed(ids), cache, hidden=hidden)
-
-
-def generate(decoder: Decoder, cache: KeyValueCache, hidden: Tensor, *, end: int, limit: int) -> Generated:
-    """Generate greedily from ``hidden`` (1, width), the state of the last position, until ``end`` or ``limit``."""
+def generate(decoding: Decoding, *, end: int, limit: int) -> Generated:
+    """Generate greedily from the last row's state until ``end`` or ``limit``."""
     token_ids: list[int] = []
     while len(token_ids) < limit:
-        token = int(decoder.logits(hidden).argmax())
+        token = decoding.token()
         token_ids.append(token)
         if token == end:
             return Generated(token_ids, True)
         if len(token_ids) < limit:
-            state = feed(decoder, cache, [token])
-            assert state is not None
-            hidden = state
+            decoding.feed([token])
     return Generated(token_ids, False)

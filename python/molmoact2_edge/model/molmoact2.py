@@ -10,7 +10,7 @@ from molmoact2_edge.model.decoder import Decoder, Hidden, LayerCache, prefill_ma
 from molmoact2_edge.model.depth_gate import DepthGate
 from molmoact2_edge.model.expert import ActionExpert, Context
 from molmoact2_edge.model.layout import ParameterSource, TensorReader, checkpoint_source
-from molmoact2_edge.model.vision import Connector, VisionTower
+from molmoact2_edge.model.vision import Connector, Pooling, VisionTower
 
 
 class MolmoAct2:
@@ -46,17 +46,24 @@ class MolmoAct2:
 
     @classmethod
     def load(
-        cls, config: ModelConfig, reader: TensorReader, *, dtype: torch.dtype, device: torch.device
+        cls,
+        config: ModelConfig,
+        reader: TensorReader,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        compile_flow: bool = True,
     ) -> MolmoAct2:
         """Read the weights tensor by tensor, converting to ``dtype`` on ``device``.
 
-        In float32 on the CPU the flow loop is the compiled one, elsewhere torch's; ``backends`` tells.
+        With ``compile_flow`` the flow loop is the compiled one in float32 on the CPU; elsewhere it is torch's.
+        ``backends`` tells.
 
         Raises:
             CheckpointError: A tensor is missing or its shape is not what the configuration says.
         """
         model = cls(checkpoint_source(reader, dtype=dtype, device=device), config, device)
-        if model.expert is not None and device.type == "cpu" and dtype == torch.float32:
+        if compile_flow and model.expert is not None and device.type == "cpu" and dtype == torch.float32:
             model.expert.compile()
         return model
 
@@ -74,7 +81,7 @@ class MolmoAct2:
 
         ``grid`` is the patch grid (rows, columns) of every crop.
         """
-        return self.connector(self.vision(pixel_values.to(self.dtype), grid), pooling)
+        return self.connector(self.vision(pixel_values.to(self.dtype), grid), Pooling.of(pooling))
 
     def embed_prompt(self, input_ids: Tensor, image_features: Tensor) -> Tensor:
         """Return prompt embeddings (batch, S, width): image features are added at ``<im_patch>``, in order."""

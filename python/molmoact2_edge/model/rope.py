@@ -36,7 +36,21 @@ class RotaryTable:
         """Rotate ``x`` (..., positions, heads, head_dim), the first position being ``start``; keeps the dtype."""
         positions = x.shape[-3]
         self.reserve(start + positions)
-        cos = self._cos[start : start + positions, None, :]
-        sin = self._sin[start : start + positions, None, :]
+        return self._rotate(x, self._cos[start : start + positions], self._sin[start : start + positions])
+
+    def rotate_at(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Rotate ``x`` (positions, heads, head_dim) to ``positions`` (int64, on the device), which are reserved."""
+        return self._rotate(x, self._cos.index_select(0, positions), self._sin.index_select(0, positions))
+
+    @property
+    def tables(self) -> tuple[Tensor, Tensor]:
+        """Cosines and signed sines of the reserved positions, float32 (positions, head_dim).
+
+        They are replaced when more positions are reserved.
+        """
+        return self._cos, self._sin
+
+    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
         x32 = x.float()
         return torch.addcmul(x32 * cos, x32.roll(self._half, -1), sin).to(x.dtype)

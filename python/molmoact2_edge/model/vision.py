@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from molmoact2_edge.checkpoint.config import AdapterConfig, VitConfig
+from molmoact2_edge.model.attention import attend
 from molmoact2_edge.model.layout import Linear, ParameterSource
 
 
@@ -43,7 +44,7 @@ class VisionBlock:
         crops, patches, _ = x.shape
         qkv = self.qkv(self.attention_norm(x)).view(crops, patches, 3, self.heads, -1)
         q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(crops, patches, -1)
+        attended = attend(q, k, v).transpose(1, 2).reshape(crops, patches, -1)
         x = x + self.out(attended)
         return x + self.down(F.gelu(self.up(self.ffn_norm(x)), approximate="tanh"))
 
@@ -114,6 +115,26 @@ class VisionTower:
         return torch.cat([outputs[index] for index in self.layers], dim=-1)
 
 
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """Which patches become one prompt token.
+
+    ``indices``: int64 (tokens, members) into all patches, -1 for none; ``present``: bool, where there is one, or None
+    when none is missing.
+    """
+
+    indices: Tensor
+    present: Tensor | None
+
+    @classmethod
+    def of(cls, indices: Tensor) -> Pooling:
+        present = indices >= 0
+        return cls(indices, None if bool(present.all()) else present)
+
+    def to(self, device: torch.device) -> Pooling:
+        return Pooling(self.indices.to(device), None if self.present is None else self.present.to(device))
+
+
 class Connector:
     """Attention pooling of 2x2 patches and the gated projector to the decoder's width."""
 
@@ -133,20 +154,15 @@ class Connector:
             f"{projector}.w2", config.text_hidden_size, config.intermediate_size, bias=False
         )
 
-    def __call__(self, features: Tensor, pooling: Tensor) -> Tensor:
-        """Return one feature per pooled token.
-
-        ``features``: (crops, patches, width); ``pooling``: (tokens, members) int64 indices into all patches, -1 for
-        none; result: (tokens, text_hidden_size).
-        """
+    def __call__(self, features: Tensor, pooling: Pooling) -> Tensor:
+        """Return one feature (tokens, text_hidden_size) per pooled token of ``features`` (crops, patches, width)."""
         flat = features.flatten(0, 1)
-        present = pooling >= 0
-        complete = bool(present.all())
+        present = pooling.present
         # Index -1 addresses the appended row of zeros.
-        table = flat if complete else torch.cat([flat, flat.new_zeros(1, flat.shape[1])])
-        members = table[pooling]
+        table = flat if present is None else torch.cat([flat, flat.new_zeros(1, flat.shape[1])])
+        members = table[pooling.indices]
         tokens, size, _ = members.shape
-        if complete or not self.config.pooling_attention_mask:
+        if present is None or not self.config.pooling_attention_mask:
             query_input = members.mean(dim=1)
         else:
             count = present.sum(dim=1, keepdim=True).clamp_min(1)
@@ -155,9 +171,9 @@ class Connector:
         query = self.query(query_input).view(tokens, 1, heads, -1).transpose(1, 2)
         key, value = self.key_value(members).view(tokens, size, 2, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         mask = None
-        if self.config.pooling_attention_mask and not complete:
+        if self.config.pooling_attention_mask and present is not None:
             mask = present.view(tokens, 1, 1, size)
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+        attended = attend(query, key, value, mask)
         pooled = self.out(attended.transpose(1, 2).reshape(tokens, -1))
         gate, up = self.gate_up(pooled).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from molmoact2_edge import Policy
 from molmoact2_edge.errors import InputError
 from molmoact2_edge.model.decoder import KeyValueCache
+from molmoact2_edge.model.decoding import CachedDecoding, feed
 from molmoact2_edge.model.depth_decode import (
     DepthTokens,
     continuation,
     decode_depth,
     decode_depth_from_draft,
 )
-from molmoact2_edge.model.generate import feed
 from molmoact2_edge.types import BoolArray, IntArray
 
 STATE = np.linspace(-20, 30, 6, dtype=np.float32)
@@ -54,6 +54,12 @@ def fresh(policy: Policy, prompt: KeyValueCache) -> KeyValueCache:
     return cache
 
 
+def decoding(policy: Policy, cache: KeyValueCache) -> CachedDecoding:
+    first = policy.config.depth_token_start_id
+    assert first is not None
+    return CachedDecoding(policy.model.decoder, cache, codes=(first, first + policy.config.num_depth_tokens))
+
+
 def cell_by_cell(policy: Policy, cache: KeyValueCache, draft: IntArray, changed: BoolArray) -> list[int]:
     """The published rule, plainly: changed cells are decided in turn, others replayed, one forward a cell."""
     tokens = DepthTokens.of(policy.config)
@@ -62,7 +68,8 @@ def cell_by_cell(policy: Policy, cache: KeyValueCache, draft: IntArray, changed:
     codes = []
     for cell in range(tokens.cells):
         assert state is not None
-        code = int(tokens.best_codes(decoder, state)) if changed[cell] else int(draft[cell])
+        best = int(decoder.logits(state, tokens.first, tokens.first + tokens.codes).argmax())
+        code = best if changed[cell] else int(draft[cell])
         codes.append(code)
         state = feed(decoder, cache, [tokens.first + code])
     return codes
@@ -76,7 +83,7 @@ def test_a_draft_gives_the_codes_of_the_plain_rule(
 ) -> None:
     rng = np.random.default_rng(seed)
     tokens = DepthTokens.of(thinker.config)
-    truth = decode_depth(thinker.model.decoder, fresh(thinker, prompt), tokens, closing_limit=8)
+    truth = decode_depth(decoding(thinker, fresh(thinker, prompt)), tokens, closing_limit=8)
     every = np.ones(tokens.cells, dtype=np.bool_)
     assert truth.codes == cell_by_cell(
         thinker, fresh(thinker, prompt), np.zeros(tokens.cells, np.int64), every
@@ -88,7 +95,7 @@ def test_a_draft_gives_the_codes_of_the_plain_rule(
     plain_cache, cache = fresh(thinker, prompt), fresh(thinker, prompt)
     expected = cell_by_cell(thinker, plain_cache, draft, changed)
     found = decode_depth_from_draft(
-        thinker.model.decoder, cache, tokens, draft=draft, changed=changed, closing_limit=8
+        decoding(thinker, cache), tokens, draft=draft, changed=changed, closing_limit=8
     )
     assert found.codes == expected
     assert found.token_ids[: tokens.cells + 1] == [tokens.start, *(tokens.first + code for code in expected)]
@@ -106,12 +113,11 @@ def test_a_draft_gives_the_codes_of_the_plain_rule(
 @torch.inference_mode()
 def test_a_perfect_draft_takes_one_forward(thinker: Policy, prompt: KeyValueCache) -> None:
     tokens = DepthTokens.of(thinker.config)
-    truth = decode_depth(thinker.model.decoder, fresh(thinker, prompt), tokens, closing_limit=8)
+    truth = decode_depth(decoding(thinker, fresh(thinker, prompt)), tokens, closing_limit=8)
     assert truth.complete
     assert truth.forwards <= tokens.cells + 2
     found = decode_depth_from_draft(
-        thinker.model.decoder,
-        fresh(thinker, prompt),
+        decoding(thinker, fresh(thinker, prompt)),
         tokens,
         draft=np.array(truth.codes),
         changed=np.ones(tokens.cells, dtype=np.bool_),

@@ -1,0 +1,113 @@
+"""What the static decoder wants fused: one interface, computed by torch here and by CUDA kernels elsewhere."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from molmoact2_edge.checkpoint.config import TextConfig
+from molmoact2_edge.model.decoder import Decoder
+from molmoact2_edge.model.rope import RotaryTable
+
+
+class Operators(Protocol):
+    """Operations between the matrix products of a decoder layer.
+
+    ``rows`` new positions of one observation at a time; every result has a fixed shape, and nothing waits for the
+    device.
+    """
+
+    @property
+    def name(self) -> str:
+        """What computes them, for ``backends``."""
+        ...
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Return the RMSNorm of ``x`` (rows, width), computed in float32."""
+        ...
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """Add ``x`` to ``residual`` in place, both (rows, width), and return the RMSNorm of the sum."""
+        ...
+
+    def qk_norm_rope_cache(
+        self,
+        qkv: Tensor,
+        q_weight: Tensor | None,
+        k_weight: Tensor | None,
+        position: Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:
+        """Norm and rotate queries and keys, write keys and values to the cache, return the queries.
+
+        ``qkv``: (rows, (heads + 2 * kv_heads) * head_dim), [q | k | v]; ``position``: int32 (1,), where the first row
+        stands; ``keys``, ``values``: (capacity, kv_heads, head_dim), written from there on. Returns
+        (rows, heads, head_dim).
+        """
+        ...
+
+    def silu_gated(self, up_gate: Tensor) -> Tensor:
+        """Return ``silu(gate) * up`` for [up | gate] (rows, 2 * inner): (rows, inner)."""
+        ...
+
+    def argmax(self, logits: Tensor) -> Tensor:
+        """Return the first largest column of each row of (rows, columns) as int64 (rows,)."""
+        ...
+
+
+class TorchOperators:
+    """The operations in plain torch, on any device and in any number type."""
+
+    name = "torch"
+
+    def __init__(self, config: TextConfig, rope: RotaryTable) -> None:
+        self._config = config
+        self._rope = rope
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return F.rms_norm(x, weight.shape, weight, eps)
+
+    def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
+        return self.rms_norm(residual.add_(x), weight, eps)
+
+    def qk_norm_rope_cache(
+        self,
+        qkv: Tensor,
+        q_weight: Tensor | None,
+        k_weight: Tensor | None,
+        position: Tensor,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Tensor:
+        config = self._config
+        kv_width = config.num_key_value_heads * config.head_dim
+        query, key, value = qkv.split([qkv.shape[-1] - 2 * kv_width, kv_width, kv_width], dim=-1)
+        rows = torch.arange(qkv.shape[0], device=qkv.device) + position
+        keys.index_copy_(0, rows, self._heads(key, k_weight, rows))
+        values.index_copy_(0, rows, value.unflatten(-1, (-1, config.head_dim)))
+        return self._heads(query, q_weight, rows)
+
+    def _heads(self, x: Tensor, weight: Tensor | None, rows: Tensor) -> Tensor:
+        config = self._config
+        if weight is not None and config.qk_norm_type == "olmo":
+            x = self.rms_norm(x, weight, config.layer_norm_eps)
+        x = x.unflatten(-1, (-1, config.head_dim))
+        if weight is not None and config.qk_norm_type == "qwen3":
+            x = self.rms_norm(x, weight, config.layer_norm_eps)
+        return self._rope.rotate_at(x, rows)
+
+    def silu_gated(self, up_gate: Tensor) -> Tensor:
+        up, gate = up_gate.chunk(2, dim=-1)
+        return F.silu(gate) * up
+
+    def argmax(self, logits: Tensor) -> Tensor:
+        return logits.argmax(dim=-1)
+
+
+def operators_for(decoder: Decoder) -> Operators:
+    """Return the fastest operators for a decoder's device, number type and options."""
+    return TorchOperators(decoder.config, decoder.rope)
