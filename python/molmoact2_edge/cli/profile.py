@@ -13,7 +13,8 @@ from molmoact2_edge.config import RobotConfig, load_robot, robot_names
 from molmoact2_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from molmoact2_edge.profile import PredictionLoad, ProfileSettings
+    from molmoact2_edge.profile import ProfileSettings
+    from molmoact2_edge.profile.predictions import PredictionLoad
     from molmoact2_edge.runtime import Scenario
 
 _BARE = "so101"  # whose joints and limits a loop without a robot has

@@ -5,7 +5,6 @@ from __future__ import annotations
 from molmoact2_edge.profile.document import build_document
 from molmoact2_edge.profile.loads import LOADS, loaded, parse_loads
 from molmoact2_edge.profile.page import page
-from molmoact2_edge.profile.predictions import PredictionLoad
 from molmoact2_edge.profile.session import Measurement, ProfileSettings, measure, with_rate
 from molmoact2_edge.profile.tables import as_text
 from molmoact2_edge.profile.ticks import Ticks
@@ -17,7 +16,6 @@ __all__ = [
     "Evidence",
     "Finding",
     "Measurement",
-    "PredictionLoad",
     "ProfileSettings",
     "Ticks",
     "Verdict",

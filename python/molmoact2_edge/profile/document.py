@@ -10,7 +10,7 @@ import numpy as np
 from molmoact2_edge.build import build_config
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.machine import machine_facts
-from molmoact2_edge.profile.predictions import Call
+from molmoact2_edge.profile.calls import Call
 from molmoact2_edge.profile.session import Measurement, ProfileSettings, held_share
 from molmoact2_edge.profile.ticks import Ticks, histogram, spread
 from molmoact2_edge.profile.verdict import Evidence, Verdict, fitting_rate, in_time_share, judge

@@ -41,9 +41,9 @@ function steps(low, high, count) {
   return values;
 }
 
-function frame(place, height, margin) {
+function frame(place, height, margin, label) {
   const width = Math.max(240, place.clientWidth);
-  const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img" }, place);
+  const svg = element("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": label }, place);
   return { svg, width, height, left: margin.left, right: width - margin.right, top: margin.top, bottom: height - margin.bottom };
 }
 
@@ -88,7 +88,7 @@ function tooltip(place, area, describe) {
 }
 
 function drawHistogram(place) {
-  const area = frame(place, 300, { left: 52, right: 12, top: 40, bottom: 44 });
+  const area = frame(place, 312, { left: 52, right: 12, top: 52, bottom: 44 }, "histogram of the period error");
   const edges = data.histogram.cpp.edges_us;
   let last = 0, most = 1;
   for (const [name] of loops) {
@@ -116,7 +116,7 @@ function drawHistogram(place) {
   // Labels in rows of their own above the plot, so that marks close to each other stay readable.
   marks.forEach(([name, ms, text], row) => {
     const at = x(ms * 1e3), end = at > area.width - 150;
-    const height = area.top - 28 + 13 * row;
+    const height = area.top - 38 + 13 * row;
     element("line", { class: `mark ${name}`, x1: at, x2: at, y1: height - 8, y2: area.bottom }, area.svg);
     element("text", { class: name === "neutral" ? "" : name, x: end ? at - 5 : at + 5, y: height, "text-anchor": end ? "end" : "start" }, area.svg, text);
   });
@@ -128,7 +128,7 @@ function drawHistogram(place) {
 }
 
 function drawTimeline(place) {
-  const area = frame(place, 280, { left: 52, right: 12, top: 24, bottom: 44 });
+  const area = frame(place, 280, { left: 52, right: 12, top: 24, bottom: 44 }, "period error over time");
   const values = loops.flatMap(([name]) => data.timeline[name].max_ms).filter((value) => value !== null);
   const low = 10 ** Math.floor(Math.log10(Math.max(1e-3, Math.min(...values))));
   const high = 10 ** Math.ceil(Math.log10(Math.max(data.period_ms, ...values) * 1.01));
@@ -164,7 +164,7 @@ function drawWaterfall(place) {
   const rowHeight = 24, kinds = ["cpp", "python", "policy"];
   data.waterfall.forEach((group, index) => {
     const narrow = place.clientWidth < 560;
-    const area = frame(place, 62 + rowHeight * group.rows.length, { left: 84, right: narrow ? 16 : 190, top: 26, bottom: 34 });
+    const area = frame(place, 62 + rowHeight * group.rows.length, { left: 84, right: narrow ? 16 : 190, top: 26, bottom: 34 }, `stages: ${group.title}`);
     const total = group.rows.reduce((sum, row) => sum + row.p50_ms, 0) || 1e-3;
     const furthest = Math.max(...group.rows.map((row) => row.begin_ms + row.p99_ms), total);
     const high = Math.min(furthest, 3 * total) * 1.02;
@@ -190,7 +190,7 @@ function drawTracking(place) {
   joints.forEach((joint, k) => {
     const cell = document.createElement("div");
     place.appendChild(cell);
-    const area = frame(cell, 150, { left: 40, right: 8, top: 24, bottom: 24 });
+    const area = frame(cell, 150, { left: 40, right: 8, top: 24, bottom: 24 }, `tracking of ${joint}`);
     const all = loops.flatMap(([name]) => [...data.tracking[name].target[k], ...data.tracking[name].measured[k]]);
     let low = Math.min(...all), high = Math.max(...all);
     const room = Math.max(0.08 * (high - low), 0.5);

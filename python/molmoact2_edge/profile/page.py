@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from molmoact2_edge.profile.session import Measurement
-from molmoact2_edge.profile.ticks import STAGES, Poses, Ticks, Times, largest_over_time
+from molmoact2_edge.profile.ticks import STAGES, Poses, Ticks, Times, duration, largest_over_time
 
 _HERE = Path(__file__).parent
 _TRACKING_POINTS = 400
@@ -195,10 +195,3 @@ def _facts(document: dict[str, Any]) -> str:
 
 def _yes(value: bool) -> str:
     return "yes" if value else "no"
-
-
-def duration(milliseconds: float) -> str:
-    """Return a duration for people: three digits, microseconds below one millisecond."""
-    if milliseconds < 1.0:
-        return f"{milliseconds * 1e3:.3g} µs"
-    return f"{milliseconds:.3g} ms" if milliseconds < 1000.0 else f"{milliseconds / 1e3:.3g} s"

@@ -6,14 +6,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import wraps
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import torch
 
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.errors import InputError
+from molmoact2_edge.profile.calls import Call
+from molmoact2_edge.timing import Stopwatch
 from molmoact2_edge.types import Image
 
 if TYPE_CHECKING:
@@ -21,34 +22,13 @@ if TYPE_CHECKING:
 
 _TASK = "pick up the block"
 
-_NVTX_METHODS = {
-    "_encode": "vision",
-    "_prefill": "prefill",
-    "_think": "depth",
-    "_continuous": "flow",
-    "_discrete": "generate",
-    "_finish": "postprocess",
-    "predict": "predict",
-}
-"""The policy's own steps, by the name that its timing gives them."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One prediction."""
-
-    begin_ns: int
-    """On the monotonic clock."""
-    stages: dict[str, float]
-    """Seconds, in the order in which the stages ran; those that took no time are left out."""
-    total_s: float
-
 
 class Ranges(Protocol):
     """What of ``torch.cuda.nvtx`` is used."""
 
     def range_push(self, msg: str) -> Any: ...
     def range_pop(self) -> Any: ...
+    def mark(self, msg: str) -> Any: ...
 
 
 class PredictionLoad:
@@ -79,8 +59,6 @@ class PredictionLoad:
         """Predict within the block."""
         with ExitStack() as stack:
             if self._policy.device.type == "cuda":
-                import torch
-
                 stack.enter_context(nvtx_ranges(self._policy, torch.cuda.nvtx))
             self._thread.start()
             try:
@@ -113,26 +91,30 @@ class PredictionLoad:
 
 @contextmanager
 def nvtx_ranges(policy: Any, ranges: Ranges) -> Iterator[None]:
-    """Put an NVTX range around every step of ``policy`` within the block, for Nsight Systems."""
+    """Show Nsight Systems the calls of ``policy`` within the block: a range a call, a mark where a stage ends.
 
-    def ranged(method: Callable[..., Any], name: str) -> Callable[..., Any]:
-        @wraps(method)
-        def call(*arguments: Any, **keywords: Any) -> Any:
-            ranges.range_push(name)
-            try:
-                return method(*arguments, **keywords)
-            finally:
-                ranges.range_pop()
+    What a CUDA graph does, Nsight shows by itself; the host only starts it.
+    """
+    predict, lap = policy.predict, Stopwatch.lap
 
-        return call
+    def ranged(*arguments: Any, **keywords: Any) -> Any:
+        ranges.range_push("predict")
+        try:
+            return predict(*arguments, **keywords)
+        finally:
+            ranges.range_pop()
 
-    for method, name in _NVTX_METHODS.items():
-        setattr(policy, method, ranged(getattr(policy, method), name))
+    def marked(watch: Stopwatch, stage: str) -> None:
+        lap(watch, stage)
+        ranges.mark(f"{stage} ends")
+
+    policy.predict = ranged
+    Stopwatch.lap = marked  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        for method in _NVTX_METHODS:
-            delattr(policy, method)
+        del policy.predict
+        Stopwatch.lap = lap  # type: ignore[method-assign]
 
 
 def noise_images(config: RobotConfig) -> list[Image]:

@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.control import ControlLoop, GateState, LoopbackPort, Port, SchedulingWarning, TickRecord
 from molmoact2_edge.errors import InputError, RobotError
+from molmoact2_edge.profile.calls import Call
 from molmoact2_edge.profile.loads import loaded
-from molmoact2_edge.profile.predictions import Call, PredictionLoad
 from molmoact2_edge.profile.python_loop import PythonLoop
 from molmoact2_edge.profile.system_watch import (
     ThreadFacts,
@@ -27,6 +28,10 @@ from molmoact2_edge.profile.system_watch import (
     usage,
 )
 from molmoact2_edge.profile.ticks import Poses, Ticks
+
+if TYPE_CHECKING:
+    # Needs torch, which a measurement without a policy does not.
+    from molmoact2_edge.profile.predictions import PredictionLoad
 
 _MOST_TICKS = 120_000  # a record of the ring is about a kilobyte
 _SETTLE_S = 1.0  # until every load is under way

@@ -129,6 +129,13 @@ def spread(nanoseconds: Times) -> Spread:
     }
 
 
+def duration(milliseconds: float) -> str:
+    """Return a duration for people: three digits, microseconds below one millisecond."""
+    if milliseconds < 1.0:
+        return f"{milliseconds * 1e3:.3g} µs"
+    return f"{milliseconds:.3g} ms" if milliseconds < 1000.0 else f"{milliseconds / 1e3:.3g} s"
+
+
 def histogram(nanoseconds: Times) -> Histogram:
     """Count durations in ten bins a decade from 1 microsecond to a second; longer ones are in the last bin."""
     decades = round(float(np.log10(_HIGHEST_US / _LOWEST_US)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from molmoact2_edge.profile.predictions import Call
+from molmoact2_edge.profile.calls import Call
 from molmoact2_edge.profile.session import Measurement
 from molmoact2_edge.profile.ticks import Ticks
 

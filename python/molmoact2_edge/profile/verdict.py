@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from molmoact2_edge.profile.ticks import Times
+from molmoact2_edge.profile.ticks import Times, duration
 
 HELD_SHARE = 0.999
 FEWEST_TICKS = 1000
@@ -114,7 +114,7 @@ def judge(evidence: Evidence) -> Verdict:
         )
         return Verdict(None, text, findings)
     held = evidence.in_time_share >= HELD_SHARE
-    spread = f"period error p99 {_ms(evidence.error_p99_ms)}, p99.9 {_ms(evidence.error_p999_ms)}"
+    spread = f"period error p99 {duration(evidence.error_p99_ms)}, p99.9 {duration(evidence.error_p999_ms)}"
     if held:
         evenly = evidence.error_p999_ms <= UNEVEN_SHARE * evidence.period_ms
         text = f"This computer holds {rate} {load}{'' if evenly else ', unevenly'}; {spread}"
@@ -147,7 +147,7 @@ def _findings(evidence: Evidence) -> list[Finding]:
             Finding(
                 "bus",
                 "act",
-                f"The bus takes {_ms(evidence.bus_p99_ms)} (p99) of a period of {_ms(evidence.period_ms)}.",
+                f"The bus takes {duration(evidence.bus_p99_ms)} (p99) of a period of {duration(evidence.period_ms)}.",
                 "raise the bus's baud rate or lower the loop's rate",
             )
         )
@@ -157,7 +157,7 @@ def _findings(evidence: Evidence) -> list[Finding]:
                 "python",
                 "note",
                 f"The same loop in Python, beside it, has {evidence.python_ratio:.0f} times its p99 period error "
-                f"({_ms(evidence.python_error_p99_ms)} to {_ms(evidence.error_p99_ms)}).",
+                f"({duration(evidence.python_error_p99_ms)} to {duration(evidence.error_p99_ms)}).",
             )
         )
     fitting = evidence.fitting_rate_hz
@@ -277,16 +277,11 @@ def _others(evidence: Evidence) -> list[Finding]:
             Finding(
                 "virtual_machine",
                 "note",
-                f"This is a virtual machine: its longest delay ({_ms(evidence.error_max_ms)} here) depends on its "
+                f"This is a virtual machine: its longest delay ({duration(evidence.error_max_ms)} here) depends on its "
                 "neighbours and says nothing about the next run.",
             )
         ]
     return []
-
-
-def _ms(milliseconds: float) -> str:
-    digits = 3 if milliseconds < 0.1 else 2 if milliseconds < 1.0 else 1
-    return f"{milliseconds:.{digits}f} ms"
 
 
 def _listed(names: Sequence[str]) -> str:
