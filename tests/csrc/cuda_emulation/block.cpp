@@ -5,8 +5,10 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <numeric>
 #include <sstream>
 #include <string_view>
+#include <utility>
 
 #include "device_language.h"
 
@@ -48,8 +50,11 @@ std::string text(uint3 index) {
   return out.str();
 }
 
+// Mostly one and the same literal.
+bool same_text(const char* a, const char* b) { return a == b || std::strcmp(a, b) == 0; }
+
 bool same_place(std::source_location a, std::source_location b) {
-  return a.line() == b.line() && std::strcmp(a.file_name(), b.file_name()) == 0;
+  return a.line() == b.line() && same_text(a.file_name(), b.file_name());
 }
 
 struct Memory {
@@ -138,10 +143,9 @@ void Block::begin(Launch& launch, uint3 index) {
   last_warp_ = 0;
   const unsigned warp_count = (thread_count_ + kWarpSize - 1) / kWarpSize;
   warps_.resize(warp_count);
-  while (threads_.size() < thread_count_) {
-    stacks_.emplace_back();
-    threads_.push_back(std::make_unique<DeviceThread>());
-  }
+  while (threads_.size() < thread_count_) threads_.push_back(std::make_unique<DeviceThread>());
+  free_stacks_.resize(stacks_.size());
+  std::iota(free_stacks_.begin(), free_stacks_.end(), std::size_t{0});
   for (unsigned i = 0; i < thread_count_; ++i) {
     DeviceThread& thread = *threads_[i];
     thread.index = {i % launch.block.x, i / launch.block.x % launch.block.y,
@@ -149,7 +153,7 @@ void Block::begin(Launch& launch, uint3 index) {
     thread.number = i;
     thread.copies.clear();
     thread.open_group = 0;
-    thread.context.start(stacks_[i], &run_thread);
+    thread.stack = DeviceThread::kNoStack;
     make_ready(thread);
   }
   for (unsigned i = 0; i < warp_count; ++i) {
@@ -191,10 +195,12 @@ Block::Outcome Block::resume() {
   return Outcome::failed;
 }
 
-void Block::run_thread() {
+void Block::run_threads() {
   Context::entered();
-  running_block->launch_->body();
-  running_block->end_thread();
+  while (true) {
+    running_block->launch_->body();
+    running_block->end_thread();
+  }
 }
 
 void Block::make_ready(DeviceThread& thread) {
@@ -234,6 +240,15 @@ Context& Block::turn_to(DeviceThread* thread) {
   running_thread = thread;
   if (thread == nullptr) return host_;
   threadIdx = thread->index;
+  if (thread->stack == DeviceThread::kNoStack) {
+    if (free_stacks_.empty()) {
+      free_stacks_.push_back(stacks_.size());
+      stacks_.emplace_back();
+    }
+    thread->stack = free_stacks_.back();
+    free_stacks_.pop_back();
+    thread->context.start(stacks_[thread->stack], &run_threads);
+  }
   return thread->context;
 }
 
@@ -294,7 +309,7 @@ void Block::warp_operation(const char* name, unsigned mask, void* operand,
   if (meeting == warp.meetings.end()) {
     warp.meetings.push_back({name, mask, 0, where, {}});
     meeting = warp.meetings.end() - 1;
-  } else if (meeting->mask != mask || std::strcmp(meeting->name, name) != 0) {
+  } else if (meeting->mask != mask || !same_text(meeting->name, name)) {
     fail("lanes of one warp meet at " + std::string(name) + " and at " + meeting->name + " of " +
              text(meeting->where) + (meeting->mask != mask ? ", with different masks" : ""),
          where);
@@ -331,7 +346,17 @@ void Block::end_thread() {
   note_event();
   // As on a device, a barrier waits for no thread that has ended.
   if (at_barrier_ > 0 && at_barrier_ == alive_) release_barrier();
-  self.context.leave_to(turn_to(take_ready()));
+  DeviceThread* const next = take_ready();
+  const std::size_t stack = std::exchange(self.stack, DeviceThread::kNoStack);
+  if (next != nullptr && next->stack == DeviceThread::kNoStack) {
+    next->stack = stack;
+    next->context.take_over(self.context);
+    running_thread = next;
+    threadIdx = next->index;
+    return;
+  }
+  free_stacks_.push_back(stack);  // nobody starts on it before this thread has left
+  self.context.leave_to(turn_to(next));
 }
 
 void Block::fail(const std::string& what, std::source_location where) {

@@ -50,11 +50,13 @@ struct PendingCopy {
 
 struct DeviceThread {
   enum class State : std::uint8_t { ready, polling, at_barrier, in_warp, ended };
+  static constexpr std::size_t kNoStack = static_cast<std::size_t>(-1);
 
   Context context;
   uint3 index{};
   unsigned number = 0;  // in the block; warp number / 32, lane number % 32
   State state = State::ready;
+  std::size_t stack = kNoStack;  // until it first runs, and after it has ended
   const char* waits_for = "";
   std::source_location where;
   std::vector<PendingCopy> copies;
@@ -111,7 +113,7 @@ class Block {
     std::vector<WarpMeeting> meetings;  // of disjoint masks
   };
 
-  static void run_thread();
+  static void run_threads();
   void make_ready(DeviceThread& thread);
   DeviceThread* take_ready();
   // Where control goes from here: to this thread, or to the host where it is null.
@@ -121,6 +123,7 @@ class Block {
   void begin_wait(DeviceThread::State state, const char* what, std::source_location where);
   // ... and someone goes on: itself, if it was made ready again and its turn comes.
   void give_way();
+  // Returns in the next thread where that takes over the stack, else never.
   void end_thread();
   void release_barrier();
   std::string describe_deadlock() const;
@@ -130,6 +133,7 @@ class Block {
   uint3 index_{};
   Context host_;
   std::vector<FiberStack> stacks_;
+  std::vector<std::size_t> free_stacks_;
   std::vector<std::unique_ptr<DeviceThread>> threads_;
   std::vector<Warp> warps_;
   unsigned thread_count_ = 0;

@@ -153,6 +153,12 @@ void Context::start(const FiberStack& stack, void (*entry)()) {
   stack_pointer_ = frame;
 }
 
+void Context::take_over(Context& other) {
+  stack_bottom_ = other.stack_bottom_;
+  stack_size_ = other.stack_size_;
+  std::swap(tsan_fiber_, other.tsan_fiber_);
+}
+
 void Context::entered() {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(nullptr, &leaving->stack_bottom_, &leaving->stack_size_);

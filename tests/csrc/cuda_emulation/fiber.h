@@ -34,6 +34,8 @@ class Context {
 
   // The next switch here enters `entry` on the empty stack; `entry` never returns.
   void start(const FiberStack& stack, void (*entry)());
+  // Goes on where `other`, the running one, is: for a fiber that takes over the stack of one that has ended.
+  void take_over(Context& other);
   // Call first in `entry`.
   static void entered();
   // Leaves this context, which must be the running one, for `next`; returns when someone switches back.

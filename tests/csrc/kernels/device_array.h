@@ -12,6 +12,13 @@
 
 namespace molmoact2::check {
 
+// For cases whose largest sizes only a GPU runs through in an instant.
+#ifdef MOLMOACT2_CUDA_EMULATION
+inline constexpr bool kEmulated = true;
+#else
+inline constexpr bool kEmulated = false;
+#endif
+
 template <typename T>
 class DeviceArray {
  public:
