@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,36 +115,35 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, config: RobotConfig, settings: RunSettings) -> int:
-    from molmoact2_edge import Policy
-    from molmoact2_edge.runtime import Runner, build_report, open_scenario, summary, write_report
+    from molmoact2_edge.runtime import (
+        Runner,
+        build_report,
+        open_policy,
+        open_scenario,
+        summary,
+        write_report,
+    )
     from molmoact2_edge.runtime.interruption import interruptible
     from molmoact2_edge.runtime.status import StatusDisplay
 
     checkpoint = arguments.checkpoint or str(models_dir() / "so101-touch")
-    begin = time.perf_counter()
-    policy = Policy.from_pretrained(
-        checkpoint, device=arguments.device, dtype=arguments.dtype, offline=arguments.offline
-    )
-    about = {
-        "checkpoint": arguments.checkpoint or "so101-touch (shipped)",
-        "device": str(policy.device),
-        "dtype": str(policy.dtype).removeprefix("torch."),
-        "load_s": round(time.perf_counter() - begin, 3),
-    }
-    with interruptible() as interruption:
-        scenario = open_scenario(config)
+    with interruptible() as interruption, ExitStack() as opened:
+        policy = open_policy(
+            config, checkpoint, device=arguments.device, dtype=arguments.dtype, offline=arguments.offline
+        )
+        opened.callback(policy.close)
+        scenario = open_scenario(config)  # while a process of its own loads the policy
+        opened.callback(scenario.close)
+        about = {"checkpoint": arguments.checkpoint or "so101-touch (shipped)", **policy.wait_ready()}
+        runner = Runner(scenario, policy, config, settings, StatusDisplay(sys.stdout))
+        signal.signal(signal.SIGUSR1, lambda *_: runner.request_black_box("asked for by SIGUSR1"))
         try:
-            runner = Runner(scenario, policy, config, settings, StatusDisplay(sys.stdout))
-            signal.signal(signal.SIGUSR1, lambda *_: runner.request_black_box("asked for by SIGUSR1"))
-            try:
-                runner.run(interruption)
-            finally:
-                if runner.results:
-                    report = build_report(runner, about)
-                    write_report(report, arguments.report)
-                    print(f"\n{summary(report)}\n\nreport: {arguments.report}")
+            runner.run(interruption)
         finally:
-            scenario.close()
+            if runner.results:
+                report = build_report(runner, {**about, **policy.facts()})
+                write_report(report, arguments.report)
+                print(f"\n{summary(report)}\n\nreport: {arguments.report}")
     if interruption.signal is not None:
         return 128 + int(interruption.signal)
     return 0 if runner.completed else 1

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from molmoact2_edge.runtime.isolation import OpenPolicy, open_policy
+from molmoact2_edge.runtime.policy_calls import PolicyCalls, PolicyLike, PredictionLike
 from molmoact2_edge.runtime.report import build_report, summary, write_report
 from molmoact2_edge.runtime.runner import Runner, RunSettings
 from molmoact2_edge.runtime.scenario import Outcome, Scenario, open_scenario
-from molmoact2_edge.runtime.worker import PolicyLike, PolicyWorker, PredictionLike
+from molmoact2_edge.runtime.worker import PolicyWorker
 
 __all__ = [
+    "OpenPolicy",
     "Outcome",
+    "PolicyCalls",
     "PolicyLike",
     "PolicyWorker",
     "PredictionLike",
@@ -16,6 +20,7 @@ __all__ = [
     "Runner",
     "Scenario",
     "build_report",
+    "open_policy",
     "open_scenario",
     "summary",
     "write_report",

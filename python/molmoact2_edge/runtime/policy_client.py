@@ -86,6 +86,9 @@ class PolicyFailure:
     kind: str
     message: str
 
+    def __str__(self) -> str:
+        return self.message
+
 
 class _Child:
     """One process, and the thread that started it and waits for it.
@@ -230,14 +233,14 @@ class PolicyProcess:
         convention: str = "none",
         guide: ActionGuide | None = None,
     ) -> RemotePrediction:
-        """See :meth:`molmoact2_edge.Policy.predict`. Starts the process anew where it failed and a restart is left.
+        """See :meth:`molmoact2_edge.Policy.predict`. A process that failed stays so until :meth:`revive`.
 
         Raises:
             MolmoAct2Error: What the call raised over there, where it is one of this package's.
             PolicyError: Anything else that was raised there; or the process died, took longer than ``call_limit_s``,
                 or answered nonsense.
         """
-        self._revive()
+        self._require_no_failure()
         self.wait_ready()
         begin = time.perf_counter()
         child = self._child
@@ -264,6 +267,23 @@ class PolicyProcess:
         answer = self._receive(limit_s, "a call")
         child.answered += 1
         return self._prediction(answer, time.perf_counter() - begin)
+
+    def revive(self) -> None:
+        """Start the process anew where it failed and a restart is left, and wait until it is ready.
+
+        Raises:
+            MolmoAct2Error: As :meth:`wait_ready`.
+            PolicyError: No restart is left.
+        """
+        with self._lock:
+            if self.failure is None:
+                return
+            if self._closed or self.spent:
+                self._require_no_failure()
+            self._child.end(0.0)
+            self._child = self._start()
+            self.restarts += 1
+        self.wait_ready()
 
     def close(self) -> None:
         """End the process; a call under way raises. Does not raise itself."""
@@ -294,16 +314,10 @@ class PolicyProcess:
             send(child.sock, Message(told))
         return child
 
-    def _revive(self) -> None:
-        with self._lock:
-            failure = self.failure
-            if failure is None:
-                return
-            if self._closed or self.spent:
-                raise PolicyError(failure.kind, failure.message)
-            self._child.end(0.0)
-            self._child = self._start()
-            self.restarts += 1
+    def _require_no_failure(self) -> None:
+        failure = self.failure
+        if failure is not None:
+            raise PolicyError(failure.kind, failure.message)
 
     def _receive(self, limit_s: float, what: str) -> Message:
         try:

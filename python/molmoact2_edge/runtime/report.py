@@ -105,6 +105,7 @@ def summary(report: dict[str, Any]) -> str:
         counts = ", ".join(f"{reason} {count}" for reason, count in sorted(held.items(), key=lambda x: -x[1]))
         lines += ["", f"gate, in ticks: {counts}"]
     lines += [f"warning {warning['name']}: {warning['text']}" for warning in report["scheduling_warnings"]]
+    lines += [f"warning policy: {failure['message']}" for failure in report["policy"].get("failures", [])]
     if report["video_failure"]:
         lines.append(f"warning video: {report['video_failure']}")
     if report["telemetry"]:

@@ -7,21 +7,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from molmoact2_drivers import Frame
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.control import ControlLoop, GateState, SchedulingWarning
 from molmoact2_edge.errors import InputError, RobotError
 from molmoact2_edge.runtime.interruption import Interruption
 from molmoact2_edge.runtime.latency import Latencies
+from molmoact2_edge.runtime.policy_calls import PolicyCalls, PolicyLike, PredictionLike
+from molmoact2_edge.runtime.realtime_chunking import CallDelay
 from molmoact2_edge.runtime.scenario import Scenario
 from molmoact2_edge.runtime.status import StatusDisplay
 from molmoact2_edge.runtime.trace import EpisodeTrace, GateEvent
 from molmoact2_edge.runtime.video import VideoRecorder
-from molmoact2_edge.runtime.worker import PolicyLike, PolicyWorker
+from molmoact2_edge.runtime.worker import PolicyWorker, SupervisedPolicy
 from molmoact2_edge.telemetry.blackbox import ring_capacity
 from molmoact2_edge.telemetry.journal import Journal
 from molmoact2_edge.telemetry.session import RunTelemetry, TelemetrySettings
 
 _POLL_S = 0.05
+_FRAME_POLL_S = 0.005
 _FIRST_FRAMES_S = 5.0
 
 
@@ -64,6 +68,7 @@ class EpisodeResult:
     executed_steps: int = 0
     policy_calls: int = 0
     chunks: int = 0
+    guided_chunks: int = 0
     held_back: dict[str, int] = field(default_factory=dict)
     held_back_messages: dict[str, str] = field(default_factory=dict)
     gate_events: list[GateEvent] = field(default_factory=list)
@@ -94,6 +99,7 @@ class Runner:
         self.telemetry: RunTelemetry | None = None
         """There from the beginning of :meth:`run` on."""
         self._policy = policy
+        self._delay = CallDelay(config.chunk.rtc.delay_quantile)
         self._status = status
         self.loop = build_loop(config, scenario)
         self._telemetry_position = 0
@@ -109,7 +115,7 @@ class Runner:
             )
             self._warm_up()
             for index in range(self.settings.episodes):
-                if interruption.asked:
+                if interruption.asked or self._policy_spent:
                     break
                 self._episode(index, recorder, interruption)
         except Exception as error:
@@ -136,28 +142,45 @@ class Runner:
         """Whether every episode that was asked for ran to its own end."""
         return len(self.results) == self.settings.episodes and all(r.completed for r in self.results)
 
+    @property
+    def _policy_spent(self) -> bool:
+        return isinstance(self._policy, SupervisedPolicy) and self._policy.spent
+
     def _warm_up(self) -> None:
-        """One call outside of any episode: it is slower than the rest, and wrong input shows here, not as a hold."""
+        """Two calls before anything moves: the first is slow, and wrong input shows here, not as a hold.
+
+        The second tells how long a call takes, which the first chunks of real-time chunking need to know.
+        """
         instruction = self.scenario.begin(self.settings.seed, self.settings.task)
+        for _ in range(2):
+            frames = self._fresh_frames()
+            begin = time.perf_counter()
+            prediction = self._policy.predict(
+                [frame.image for frame in frames],
+                instruction,
+                self.scenario.robot.read_state().positions,
+                self.config.policy.norm_tag,
+                seed=self.settings.seed,
+                convention=self.config.policy.joint_convention,
+            )
+            if self.first_call_s is None:
+                self.first_call_s = time.perf_counter() - begin
+            self._delay.add((time.monotonic_ns() - min(frame.time_ns for frame in frames)) * 1e-9)
+            self._require_its_joints(prediction)
+
+    def _fresh_frames(self) -> list[Frame]:
+        """One frame per camera, exposed after this call."""
         begun_ns = time.monotonic_ns()
         give_up = time.monotonic() + _FIRST_FRAMES_S
         frames = [camera.latest() for camera in self.scenario.cameras.values()]
         while min(frame.time_ns for frame in frames) < begun_ns:
             if time.monotonic() > give_up:
                 raise RobotError(f"the cameras gave no new image within {_FIRST_FRAMES_S:g} s")
-            time.sleep(_POLL_S)
+            time.sleep(_FRAME_POLL_S)
             frames = [camera.latest() for camera in self.scenario.cameras.values()]
-        state = self.scenario.robot.read_state().positions
-        begin = time.perf_counter()
-        prediction = self._policy.predict(
-            [frame.image for frame in frames],
-            instruction,
-            state,
-            self.config.policy.norm_tag,
-            seed=self.settings.seed,
-            convention=self.config.policy.joint_convention,
-        )
-        self.first_call_s = time.perf_counter() - begin
+        return frames
+
+    def _require_its_joints(self, prediction: PredictionLike) -> None:
         expected = len(self.config.joints)
         if prediction.valid and prediction.actions.shape[1:] != (expected,):
             raise InputError(
@@ -169,16 +192,16 @@ class Runner:
         seed = self.settings.seed + index
         instruction = self.scenario.begin(seed, self.settings.task)
         result = EpisodeResult(index, seed, instruction)
-        worker = PolicyWorker(
-            self._policy,
+        calls = PolicyCalls(
             self.loop,
-            self.scenario.cameras,
             self.config,
             task=instruction,
             seed=seed,
+            delay=self._delay,
             latencies=self.latencies,
             journal=self.journal,
         )
+        worker = PolicyWorker(self._policy, calls, self.scenario.cameras, self.config)
         trace = EpisodeTrace(self.loop, self._telemetry_position, self.latencies)
         if recorder is not None:
             recorder.begin(instruction)
@@ -197,7 +220,8 @@ class Runner:
             trace.drain()
             self._telemetry_position = trace.newest
             _keep_books(result, worker, trace)
-            self.telemetry.end_episode(result.reason if result.reason.startswith("robot: ") else None)
+            broken = result.reason.startswith(("robot: ", "policy: "))
+            self.telemetry.end_episode(result.reason if broken else None)
             if recorder is not None:
                 recorder.end(f"{instruction}: {'success' if result.success else 'failure'}")
             worker.stop()
@@ -226,6 +250,9 @@ class Runner:
                 return
             if self.scenario.robot.fault is not None:
                 result.reason = f"robot: {self.scenario.robot.fault}"
+                return
+            if worker.lost is not None:
+                result.reason = f"policy: {worker.lost}"
                 return
             if time.monotonic() - begun >= self.settings.duration_s:
                 result.completed, result.reason = True, f"not over after {self.settings.duration_s:g} s"
@@ -285,6 +312,7 @@ def _keep_books(result: EpisodeResult, worker: PolicyWorker, trace: EpisodeTrace
     result.executed_steps = trace.executed_steps
     result.policy_calls = worker.counts.calls
     result.chunks = worker.counts.chunks
+    result.guided_chunks = worker.counts.guided
     result.held_back = dict(worker.counts.held_back)
     result.held_back_messages = dict(worker.counts.messages)
     result.gate_events = trace.events

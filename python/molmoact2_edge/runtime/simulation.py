@@ -23,12 +23,18 @@ class SimulatedTable:
                 f"robot {config.name!r}: the simulator's joints are {', '.join(JOINT_NAMES)}, "
                 f"the configuration has {', '.join(config.joints)}"
             )
-        self.robot = SimRobot(World(0))
+        self.robot = self._make_robot()
         self.cameras: dict[str, Camera] = {
-            name: SimCamera(self.robot, name, (camera.height, camera.width), camera.rate_hz)
+            name: self._make_camera(name, (camera.height, camera.width), camera.rate_hz)
             for name, camera in config.cameras.items()
         }
         self._task = TouchTask(COLOURS[0])
+
+    def _make_robot(self) -> SimRobot:
+        return SimRobot(World(0))
+
+    def _make_camera(self, name: str, image_size: tuple[int, int], rate_hz: float) -> Camera:
+        return SimCamera(self.robot, name, image_size, rate_hz)
 
     def open(self) -> None:
         self.robot.connect()

@@ -148,7 +148,11 @@ def test_a_restart_serves_on_and_is_counted(start: Start, tmp_path: Path) -> Non
         call(policy)
     assert policy.failure is not None
     assert not policy.spent
+    with pytest.raises(PolicyError, match="SIGKILL"):
+        call(policy)
+    policy.revive()
     assert call(policy).valid
+    policy.revive()  # nothing to do
     assert (policy.restarts, policy.failure) == (1, None)
     assert policy.pid != first
     assert not alive(first)
@@ -156,6 +160,8 @@ def test_a_restart_serves_on_and_is_counted(start: Start, tmp_path: Path) -> Non
     with pytest.raises(PolicyError, match="SIGKILL"):
         call(policy)
     assert policy.spent
+    with pytest.raises(PolicyError, match="SIGKILL"):
+        policy.revive()
     assert [failure.kind for failure in policy.failures] == ["policy_died", "policy_died"]
 
 

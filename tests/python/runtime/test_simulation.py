@@ -12,6 +12,7 @@ import pytest
 from bench import Predicted, configuration
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.errors import InputError
+from molmoact2_edge.guide import ActionGuide
 from molmoact2_edge.runtime import Runner, RunSettings, Scenario, build_report, open_scenario
 from molmoact2_edge.runtime.interruption import Interruption
 from molmoact2_edge.runtime.status import StatusDisplay
@@ -35,6 +36,7 @@ class Expert:
         *,
         seed: int | None = None,
         convention: str = "none",
+        guide: ActionGuide | None = None,
     ) -> Predicted:
         assert [image.shape for image in images] == [(112, 112, 3)] * 2
         assert np.shape(state) == (6,)
