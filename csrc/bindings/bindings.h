@@ -11,7 +11,8 @@ void bind_control(pybind11::module_& parent);
 void bind_context(pybind11::module_& parent);
 void bind_flow(pybind11::module_& parent);
 void bind_kernels(pybind11::module_& module);
-// Adds to the submodule that bind_control() makes.
+// Add to the submodule that bind_control() makes.
+void bind_control_loop(pybind11::module_& control);
 void bind_loopback(pybind11::module_& control);
 
 }  // namespace molmoact2::bindings

@@ -7,30 +7,52 @@
 namespace molmoact2::control {
 
 namespace {
+
 constexpr std::uint32_t kFresh = 0x100;
 constexpr std::uint32_t kSlotMask = 0xFF;
+constexpr std::int64_t kHistory = 1024;  // steps; a second at the fastest loop, ten at a usual one
 
-// 50 * (30 / 50) is not exactly 30 in floating point: positions this close to a whole action count as whole.
-constexpr double kRounding = 1e-9;
+std::size_t history_slot(std::int64_t step) noexcept {
+  return static_cast<std::size_t>(static_cast<std::uint64_t>(step) % kHistory);
+}
+
+// From 1 to 0 without a slope at either end, so that velocities are continuous where they were before.
+double falling(double share) noexcept { return 1.0 - share * share * (3.0 - 2.0 * share); }
+
 }  // namespace
+
+std::string check(const ChunkOptions& options) {
+  if (options.action_dim == 0 || options.action_dim > kMaxJoints) {
+    return "action_dim must be 1 to " + std::to_string(kMaxJoints) + ", got " +
+           std::to_string(options.action_dim);
+  }
+  if (!(options.actions_per_step > 0.0 && options.actions_per_step <= 1.0)) {
+    return "actions_per_step must be above 0 and at most 1, got " + std::to_string(options.actions_per_step) +
+           ": chunk_rate_hz may be at most rate_hz";
+  }
+  if (options.capacity == 0 || options.blend_steps < 0) {
+    return "capacity must be at least 1 and blend_steps at least 0";
+  }
+  return {};
+}
 
 ChunkBuffer::ChunkBuffer(const ChunkOptions& options) : options_(options) {
   for (Chunk& slot : slots_) {
     slot.actions.resize(options_.capacity * options_.action_dim);
   }
+  if (options_.mode == SpliceMode::rtc) {
+    history_.resize(static_cast<std::size_t>(kHistory));
+  }
 }
 
-std::uint64_t ChunkBuffer::push(const double* actions, std::size_t rows, std::int64_t observed_step,
-                                std::uint32_t run, Nanoseconds observed_time) noexcept {
+std::uint64_t ChunkBuffer::push(const double* actions, std::size_t rows, const ChunkOrigin& origin) noexcept {
   if (rows > options_.capacity) {
     return 0;
   }
   Chunk& slot = slots_[back_];
   std::copy(actions, actions + rows * options_.action_dim, slot.actions.begin());
   slot.rows = rows;
-  slot.observed_step = observed_step;
-  slot.observed_time = observed_time;
-  slot.run = run;
+  slot.origin = origin;
   slot.number = ++pushed_;
   const std::uint64_t number = slot.number;
   back_ = middle_.exchange(back_ | kFresh, std::memory_order_acq_rel) & kSlotMask;
@@ -41,7 +63,8 @@ void ChunkBuffer::clear(std::uint32_t run) noexcept {
   run_ = run;
   has_current_ = false;
   has_last_target_ = false;
-  seam_.fill(0.0);
+  blending_ = false;
+  history_begin_ = history_end_ = 0;
   last_rejection_ = Reason::none;
   // What already arrived belongs to the past, whatever run it names.
   if ((middle_.load(std::memory_order_relaxed) & kFresh) != 0) {
@@ -50,26 +73,31 @@ void ChunkBuffer::clear(std::uint32_t run) noexcept {
 }
 
 double ChunkBuffer::position_in(const Chunk& chunk, std::int64_t step) const noexcept {
-  return static_cast<double>(step - chunk.observed_step) * options_.actions_per_step;
+  return static_cast<double>(step - chunk.origin.observed_step) * options_.actions_per_step;
 }
 
 // An action is in force until the next one is due, the last one for as long.
 bool ChunkBuffer::covers(const Chunk& chunk, std::int64_t step) const noexcept {
-  return step >= chunk.observed_step &&
-         position_in(chunk, step) < static_cast<double>(chunk.rows) - kRounding;
+  return step >= chunk.origin.observed_step &&
+         position_in(chunk, step) < static_cast<double>(chunk.rows) - kActionRounding;
+}
+
+void ChunkBuffer::sample_at(const Chunk& chunk, std::int64_t step, JointVector& target) const noexcept {
+  sample({chunk.actions.data(), chunk.rows, options_.action_dim}, position_in(chunk, step),
+         options_.resampling, target);
 }
 
 Reason ChunkBuffer::judge(const Chunk& chunk, std::int64_t step) const noexcept {
-  if (chunk.run != run_) {
+  if (chunk.origin.run != run_) {
     return Reason::chunk_of_other_run;
   }
   if (chunk.rows == 0) {
     return Reason::chunk_empty;
   }
-  if (chunk.observed_step > step) {
+  if (chunk.origin.observed_step > step) {
     return Reason::chunk_from_future;
   }
-  if (has_current_ && chunk.observed_step < slots_[current_].observed_step) {
+  if (has_current_ && chunk.origin.observed_step < slots_[current_].origin.observed_step) {
     return Reason::chunk_out_of_order;
   }
   if (!covers(chunk, step)) {
@@ -91,59 +119,93 @@ void ChunkBuffer::take_arrival(std::int64_t step, ChunkInfo& info) noexcept {
     last_rejection_ = info.rejected;
     return;
   }
-  JointVector expected;
-  const bool seam = options_.mode == SpliceMode::blend && expected_at(step, expected);
-  std::swap(current_, spare_);
+  const bool had_current = has_current_;
+  if (options_.mode == SpliceMode::blend) {
+    begin_blend(step, had_current);
+  }
+  std::swap(previous_, spare_);    // the new chunk
+  std::swap(current_, previous_);  // becomes the present one, the present one the previous
   has_current_ = true;
   last_rejection_ = Reason::none;
   info.switched = true;
-  seam_.fill(0.0);
-  if (seam) {
-    JointVector fresh;
-    sample(slots_[current_], step, fresh);
-    for (std::size_t i = 0; i < options_.action_dim; ++i) {
-      // A chunk that is not finite must not spoil the one after it.
-      const double distance = expected[i] - fresh[i];
-      seam_[i] = std::isfinite(distance) ? distance : 0.0;
-    }
-    seam_step_ = step;
+  if (options_.mode == SpliceMode::rtc) {
+    check_frozen(step, info);
   }
 }
 
-// Where the present chunk would have the arm at `step`, or where it left it. False: it never had a target.
-bool ChunkBuffer::expected_at(std::int64_t step, JointVector& target) const noexcept {
-  if (has_current_ && covers(slots_[current_], step)) {
-    sample(slots_[current_], step, target);
-    add_seam(step, target);
-    return true;
-  }
-  target = last_target_;
-  return has_last_target_;
-}
-
-// A second switch within a fade starts from the faded targets, so that every seam is continuous in position.
-void ChunkBuffer::add_seam(std::int64_t step, JointVector& target) const noexcept {
-  const std::int64_t since = step - seam_step_ + 1;
-  if (options_.mode != SpliceMode::blend || since > options_.blend_steps) {
+void ChunkBuffer::check_frozen(std::int64_t step, ChunkInfo& info) const noexcept {
+  const Chunk& chunk = slots_[current_];
+  if (chunk.origin.frozen_rows == 0) {
     return;
   }
-  const double weight = 1.0 - static_cast<double>(since) / static_cast<double>(options_.blend_steps + 1);
-  for (std::size_t i = 0; i < options_.action_dim; ++i) {
-    target[i] += seam_[i] * weight;
+  // Between the last frozen row and the one after it a target is no longer given by frozen rows alone.
+  const double last_frozen = static_cast<double>(chunk.origin.frozen_rows - 1) + kActionRounding;
+  const std::int64_t begin = std::max(chunk.origin.observed_step, history_begin_);
+  for (std::int64_t past = begin; past < std::min(step, history_end_); ++past) {
+    if (position_in(chunk, past) > last_frozen) {
+      ++info.unfrozen_steps;
+      continue;
+    }
+    JointVector frozen;
+    sample_at(chunk, past, frozen);
+    const JointVector& given = history_[history_slot(past)];
+    for (std::size_t i = 0; i < options_.action_dim; ++i) {
+      const double error = std::abs(frozen[i] - given[i]);
+      // A chunk that is not finite continues nothing.
+      info.frozen_error = std::isnan(error) ? HUGE_VAL : std::max(info.frozen_error, error);
+    }
   }
 }
 
-void ChunkBuffer::sample(const Chunk& chunk, std::int64_t step, JointVector& target) const noexcept {
-  const double position = position_in(chunk, step);
-  const double whole = std::floor(position + kRounding);
-  const double part = std::max(0.0, position - whole);
-  const auto row = static_cast<std::size_t>(whole);
-  const std::size_t after = std::min(row + 1, chunk.rows - 1);
-  const double* here = &chunk.actions[row * options_.action_dim];
-  const double* there = &chunk.actions[after * options_.action_dim];
+// Notes where the targets would have gone on without the chunk that arrived.
+void ChunkBuffer::begin_blend(std::int64_t step, bool had_current) noexcept {
+  const bool overlaps = had_current && covers(slots_[current_], step);
+  JointVector left = last_target_;
+  JointVector residual{};
+  if (overlaps) {
+    JointVector old;
+    sample_at(slots_[current_], step, old);
+    left = old;
+    blend(step, left);
+    for (std::size_t i = 0; i < options_.action_dim; ++i) {
+      const double rest = left[i] - old[i];
+      residual[i] = std::isfinite(rest) ? rest : 0.0;
+    }
+  }
+  residual_ = residual;
+  blending_ = overlaps || has_last_target_;
+  overlaps_ = overlaps;
+  blend_begin_ = step;
+  if (blending_ && !overlaps_) {
+    JointVector fresh;
+    sample_at(slots_[spare_], step, fresh);
+    for (std::size_t i = 0; i < options_.action_dim; ++i) {
+      // A chunk that is not finite must not spoil the one after it.
+      const double distance = left[i] - fresh[i];
+      distance_[i] = std::isfinite(distance) ? distance : 0.0;
+    }
+  }
+}
+
+// Moves the weight from the path that was left to the present chunk, whose own target comes in. Where that
+// path has ended, its last distance fades; so every splice is continuous in position, also one within a
+// blend.
+void ChunkBuffer::blend(std::int64_t step, JointVector& target) noexcept {
+  const std::int64_t since = step - blend_begin_ + 1;
+  if (!blending_ || since > options_.blend_steps) {
+    return;
+  }
+  if (overlaps_ && covers(slots_[previous_], step)) {
+    JointVector left;
+    sample_at(slots_[previous_], step, left);
+    for (std::size_t i = 0; i < options_.action_dim; ++i) {
+      const double distance = left[i] + residual_[i] - target[i];
+      distance_[i] = std::isfinite(distance) ? distance : 0.0;
+    }
+  }
+  const double weight = falling(static_cast<double>(since) / static_cast<double>(options_.blend_steps + 1));
   for (std::size_t i = 0; i < options_.action_dim; ++i) {
-    // On a whole action its value passes through untouched, whatever its neighbour holds.
-    target[i] = part > kRounding ? here[i] + (there[i] - here[i]) * part : here[i];
+    target[i] += distance_[i] * weight;
   }
 }
 
@@ -156,20 +218,31 @@ bool ChunkBuffer::next(std::int64_t step, JointVector& target, ChunkInfo& info) 
   }
   const Chunk& chunk = slots_[current_];
   info.chunk = chunk.number;
-  info.observed_step = chunk.observed_step;
-  info.observed_time = chunk.observed_time;
+  info.observed_step = chunk.origin.observed_step;
+  info.observed_time = chunk.origin.observed_time;
   info.action = position_in(chunk, step);
   if (!covers(chunk, step)) {
     info.reason = last_rejection_ == Reason::none ? Reason::chunk_exhausted : last_rejection_;
     return false;
   }
   const double left = static_cast<double>(chunk.rows) - info.action;
-  info.remaining_steps = static_cast<std::int64_t>(std::ceil(left / options_.actions_per_step - kRounding));
+  info.remaining_steps =
+      static_cast<std::int64_t>(std::ceil(left / options_.actions_per_step - kActionRounding));
   info.reason = Reason::none;
-  sample(chunk, step, target);
-  add_seam(step, target);
+  sample_at(chunk, step, target);
+  if (options_.mode == SpliceMode::blend) {
+    blend(step, target);
+  }
   last_target_ = target;
   has_last_target_ = true;
+  if (options_.mode == SpliceMode::rtc) {
+    if (step != history_end_ && step + 1 != history_end_) {
+      history_begin_ = step;
+    }
+    history_[history_slot(step)] = target;
+    history_end_ = step + 1;
+    history_begin_ = std::max(history_begin_, history_end_ - kHistory);
+  }
   return true;
 }
 

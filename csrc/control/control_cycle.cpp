@@ -2,45 +2,34 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <utility>
 
 namespace molmoact2::control {
 
-namespace {
-
-// A minimum-jerk move peaks at 15/8 of its mean velocity.
-constexpr double kMinimumJerkPeak = 15.0 / 8.0;
-
-double minimum_jerk(double s) noexcept { return s * s * s * (10.0 + s * (6.0 * s - 15.0)); }
-
-}  // namespace
-
 std::string check(const CycleOptions& options) {
-  std::string wrong = check(options.limits);
-  if (!wrong.empty()) {
-    return wrong;
-  }
   if (!(options.rate_hz >= 10.0 && options.rate_hz <= 1000.0)) {
     return "rate_hz must be 10 to 1000, got " + std::to_string(options.rate_hz);
+  }
+  for (const std::string& wrong : {check(options.limits, 1.0 / options.rate_hz), check(options.chunks),
+                                   check(options.watchdogs, options.limits.joint_count)}) {
+    if (!wrong.empty()) {
+      return wrong;
+    }
   }
   if (options.chunks.action_dim != options.limits.joint_count) {
     return "action_dim must equal the number of joints";
   }
-  if (!(options.chunks.actions_per_step > 0.0 && options.chunks.actions_per_step <= 1.0)) {
-    return "chunk_rate_hz must be above 0 and at most rate_hz";
+  if (!(options.frozen_tolerance >= 0.0)) {
+    return "frozen_tolerance must be at least 0, got " + std::to_string(options.frozen_tolerance);
   }
-  if (options.chunks.capacity == 0 || options.chunks.blend_steps < 0 || options.telemetry_capacity == 0) {
-    return "capacities must be at least 1 and blend_steps at least 0";
+  if (options.telemetry_capacity == 0) {
+    return "telemetry_capacity must be at least 1";
   }
-  if (!(options.silence_hold > 0 && options.silence_fault >= options.silence_hold)) {
-    return "silence_hold_s must be above 0 and silence_fault_s at least as long";
-  }
-  if (!(options.start_speed > 0.0 && options.start_speed <= 1.0)) {
-    return "start_speed must be above 0 and at most 1, got " + std::to_string(options.start_speed);
+  if (!(options.start.speed > 0.0 && options.start.speed <= 1.0)) {
+    return "start_speed must be above 0 and at most 1, got " + std::to_string(options.start.speed);
   }
   for (std::size_t i = 0; i < options.limits.joint_count; ++i) {
-    if (!(options.start_distance_max[i] > 0.0)) {
+    if (!(options.start.distance_max[i] > 0.0)) {
       return "start_distance_max of joint " + std::to_string(i) + " must be above 0";
     }
   }
@@ -53,13 +42,17 @@ ControlCycle::ControlCycle(std::shared_ptr<Port> port, const CycleOptions& optio
       period_s_(1.0 / options.rate_hz),
       gate_(options.limits, period_s_),
       chunks_(options.chunks),
+      planned_(options.chunks),
+      watchdogs_(options.watchdogs, options.limits.joint_count, frames_),
+      approach_(options.limits, period_s_, options.start),
       telemetry_(options.telemetry_capacity) {}
 
 void ControlCycle::begin(Clock& clock) noexcept {
   clock_ = &clock;
   const std::uint32_t run = run_.load(std::memory_order_relaxed) + 1;
   chunks_.clear(run);
-  gate_ = SafetyGate(options_.limits, period_s_);
+  planned_.executing(0);
+  gate_.forget();
   phase_ = Phase::without_pose;
   step_ = 0;
   first_tick_ = true;
@@ -67,6 +60,7 @@ void ControlCycle::begin(Clock& clock) noexcept {
   measured_ = MeasuredState{};
   begun_ = clock.now();
   last_write_ = begun_;
+  watchdogs_.begin(begun_);
   stop_reason_.store(Reason::none, std::memory_order_relaxed);
   run_.store(run, std::memory_order_release);
 }
@@ -76,9 +70,10 @@ void ControlCycle::request_stop(Reason reason) noexcept {
   stop_reason_.compare_exchange_strong(none, reason, std::memory_order_acq_rel);
 }
 
-std::uint64_t ControlCycle::push(const double* actions, std::size_t rows, std::int64_t observed_step,
-                                 std::uint32_t run, Nanoseconds observed_time) noexcept {
-  return chunks_.push(actions, rows, observed_step, run, observed_time);
+void ControlCycle::latch_stop(Reason reason) noexcept {
+  Reason none = Reason::none;
+  latched_stop_.compare_exchange_strong(none, reason, std::memory_order_acq_rel);
+  request_stop(reason);
 }
 
 bool ControlCycle::finished() const noexcept {
@@ -103,6 +98,11 @@ void ControlCycle::tick(Nanoseconds deadline) noexcept {
   if (phase_ == Phase::without_pose) {
     take_first_pose();
   }
+  // A latched stop is looked at every time: one that came while this run began must not be lost.
+  const Reason latched = latched_stop();
+  if (latched != Reason::none) {
+    request_stop(latched);
+  }
   const Reason stop = stop_reason_.load(std::memory_order_acquire);
   if (stop != Reason::none) {
     gate_.stop(stop);
@@ -111,16 +111,30 @@ void ControlCycle::tick(Nanoseconds deadline) noexcept {
   JointVector target{};
   ChunkInfo info;
   const bool has_target = chunks_.next(step_, target, info);
+  record_chunk(info);
+  gate_target(has_target, target, info);
+  write_port();
+}
+
+void ControlCycle::record_chunk(const ChunkInfo& info) noexcept {
   record_.chunk = info.chunk;
   record_.observed_time = info.observed_time;
   record_.action = info.action;
   record_.remaining_steps = info.remaining_steps;
   record_.rejected_chunk = info.rejected;
-  if (info.switched) {
-    LoopStatistics::add(statistics_.chunks_taken);
+  if (!info.switched) {
+    return;
   }
-  gate_target(has_target, target, info.reason);
-  write_port();
+  planned_.executing(info.chunk);
+  record_.frozen_error = info.frozen_error;
+  record_.unfrozen_steps = info.unfrozen_steps;
+  LoopStatistics::add(statistics_.chunks_taken);
+  if (info.frozen_error > options_.frozen_tolerance) {
+    LoopStatistics::add(statistics_.chunks_not_continuing);
+  }
+  if (info.unfrozen_steps > 0) {
+    LoopStatistics::add(statistics_.chunks_beyond_frozen);
+  }
 }
 
 void ControlCycle::read_port() noexcept {
@@ -141,7 +155,7 @@ void ControlCycle::read_port() noexcept {
 
 void ControlCycle::take_first_pose() noexcept {
   if (measured_.time == 0) {
-    if (record_.wakeup - begun_ > options_.silence_fault) {
+    if (record_.wakeup - begun_ > options_.watchdogs.silence_fault) {
       gate_.fault(Reason::state_missing);
     }
     return;
@@ -157,37 +171,7 @@ void ControlCycle::take_first_pose() noexcept {
   phase_ = Phase::without_target;
 }
 
-// Whether the bus was silent for too long, in either direction.
-Reason ControlCycle::silence() const noexcept {
-  if (record_.wakeup - measured_.time > options_.silence_hold) {
-    return Reason::state_stale;
-  }
-  if (record_.wakeup - last_write_ > options_.silence_hold) {
-    return Reason::bus_write_failed;
-  }
-  return Reason::none;
-}
-
-void ControlCycle::plan_approach(const JointVector& first) noexcept {
-  start_ = gate_.last().command;
-  approach_tick_ = 0;
-  approach_ticks_ = 0;
-  for (std::size_t i = 0; i < options_.limits.joint_count; ++i) {
-    const double speed = options_.limits.velocity_max[i] * options_.start_speed;
-    const double seconds = kMinimumJerkPeak * std::abs(first[i] - start_[i]) / speed;
-    approach_ticks_ = std::max(approach_ticks_, static_cast<std::int64_t>(std::ceil(seconds / period_s_)));
-  }
-}
-
-void ControlCycle::approach(JointVector& target) const noexcept {
-  const double share = static_cast<double>(approach_tick_ + 1) / static_cast<double>(approach_ticks_);
-  const double along = minimum_jerk(std::min(share, 1.0));
-  for (std::size_t i = 0; i < options_.limits.joint_count; ++i) {
-    target[i] = start_[i] + (target[i] - start_[i]) * along;
-  }
-}
-
-void ControlCycle::gate_target(bool has_target, JointVector& target, Reason absence) noexcept {
+void ControlCycle::gate_target(bool has_target, JointVector& target, const ChunkInfo& info) noexcept {
   const std::size_t count = options_.limits.joint_count;
   if (phase_ == Phase::without_pose) {
     record_.state = gate_.last().state;
@@ -204,31 +188,29 @@ void ControlCycle::gate_target(bool has_target, JointVector& target, Reason abse
   // The way to the first target starts once there is one; what is not finite is left to the gate to refuse.
   if (finite && (phase_ == Phase::without_target || phase_ == Phase::approaching)) {
     if (phase_ == Phase::without_target) {
-      plan_approach(target);
-      phase_ = approach_ticks_ > 1 ? Phase::approaching : Phase::following;
+      phase_ = approach_.plan(gate_.last().command, target) ? Phase::approaching : Phase::following;
     }
-    for (std::size_t i = 0; i < count; ++i) {
-      if (std::abs(target[i] - start_[i]) > options_.start_distance_max[i]) {
-        gate_.fault(Reason::start_too_far);
-      }
+    if (!approach_.reachable(target)) {
+      gate_.fault(Reason::start_too_far);
     }
     if (phase_ == Phase::approaching) {
-      approach(target);
+      approach_.replace(target);
     }
   }
 
-  const Reason silent = silence();
-  if (record_.wakeup - measured_.time > options_.silence_fault) {
-    gate_.fault(Reason::state_lost);
-  } else if (record_.wakeup - last_write_ > options_.silence_fault) {
-    gate_.fault(Reason::bus_write_failed);
+  // On its way to the first target the arm executes no action, so no observation is too old for that.
+  const bool executes = has_target && phase_ == Phase::following;
+  const Verdict verdict =
+      watchdogs_.judge({record_.wakeup, &measured_, last_write_, executes, info.observed_time});
+  if (verdict.fault != Reason::none) {
+    gate_.fault(verdict.fault);
   }
   GateInput input;
-  if (has_target && silent == Reason::none) {
+  if (has_target && verdict.hold == Reason::none) {
     input.target = target.data();
   }
-  input.absence = silent == Reason::none ? absence : silent;
-  input.measured = silent == Reason::state_stale ? nullptr : measured_.positions.data();
+  input.absence = verdict.hold == Reason::none ? info.reason : verdict.hold;
+  input.measured = verdict.hold == Reason::state_stale ? nullptr : measured_.positions.data();
   const GateResult& result = gate_.step(input);
 
   if (has_target) {
@@ -240,7 +222,7 @@ void ControlCycle::gate_target(bool has_target, JointVector& target, Reason abse
   if (result.followed && phase_ == Phase::approaching) {
     // Not yet an action of the chunk: the step that is due stays due.
     record_.reason = result.reason == Reason::none ? Reason::starting : result.reason;
-    if (++approach_tick_ >= approach_ticks_) {
+    if (approach_.advance()) {
       phase_ = Phase::following;
     }
   } else if (result.followed) {
@@ -273,6 +255,9 @@ void ControlCycle::write_port() noexcept {
 void ControlCycle::finish_tick(std::int64_t skipped_periods) noexcept {
   record_.busy = clock_->now() - record_.wakeup;
   record_.skipped_periods = skipped_periods;
+  if (skipped_periods > 0) {
+    watchdogs_.overrun(clock_->now());
+  }
   record_.tick = statistics_.ticks.load(std::memory_order_relaxed) + 1;
   count();
   telemetry_.push(record_);

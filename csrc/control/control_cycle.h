@@ -10,9 +10,12 @@
 
 #include "control/chunk_buffer.h"
 #include "control/clock.h"
+#include "control/planned_actions.h"
 #include "control/port.h"
 #include "control/safety_gate.h"
+#include "control/start_approach.h"
 #include "control/telemetry.h"
+#include "control/watchdogs.h"
 
 namespace molmoact2::control {
 
@@ -20,10 +23,9 @@ struct CycleOptions {
   JointLimits limits;
   double rate_hz = 50.0;
   ChunkOptions chunks;
-  Nanoseconds silence_hold = 100'000'000;     // a bus silent for longer: hold
-  Nanoseconds silence_fault = 1'000'000'000;  // for longer still: fault
-  double start_speed = 0.25;                  // fraction of velocity_max on the way to the first target
-  JointVector start_distance_max{};           // a first target farther away is refused
+  double frozen_tolerance = 1.0;  // how far a chunk's frozen rows may be from what was executed, in mode rtc
+  WatchdogOptions watchdogs;
+  ApproachOptions start;
   std::size_t telemetry_capacity = 4096;
 };
 
@@ -55,10 +57,24 @@ class ControlCycle {
 
   // --- any thread ---
 
+  // Ends this run. The first reason given stays.
   void request_stop(Reason reason) noexcept;
-  // See ChunkBuffer::push; one thread at a time.
-  std::uint64_t push(const double* actions, std::size_t rows, std::int64_t observed_step, std::uint32_t run,
-                     Nanoseconds observed_time = 0) noexcept;
+  // Ends this run and every later one as it begins, until released. The first reason given stays.
+  void latch_stop(Reason reason) noexcept;
+  void release_stop() noexcept { latched_stop_.store(Reason::none, std::memory_order_release); }
+  // none: no stop is latched.
+  Reason latched_stop() const noexcept { return latched_stop_.load(std::memory_order_acquire); }
+
+  // See ChunkBuffer::push.
+  std::uint64_t push(const double* actions, std::size_t rows, const ChunkOrigin& origin) {
+    return planned_.push(chunks_, actions, rows, origin);
+  }
+  // See PlannedActions::read.
+  std::size_t planned(std::uint32_t run, std::int64_t step, std::size_t rows, double* actions) const {
+    return planned_.read(run, step, rows, actions);
+  }
+  // `camera` is below options().watchdogs.cameras.
+  void report_frame(std::size_t camera, Nanoseconds time) noexcept { frames_.report(camera, time); }
   // The loop as it was at `time`. False when that is before this run's first tick with a pose, or too long
   // ago.
   bool observation_at(Nanoseconds time, Observation& observation) const noexcept;
@@ -74,10 +90,8 @@ class ControlCycle {
   void read_port() noexcept;
   void write_port() noexcept;
   void take_first_pose() noexcept;
-  Reason silence() const noexcept;
-  void plan_approach(const JointVector& first) noexcept;
-  void approach(JointVector& target) const noexcept;
-  void gate_target(bool has_target, JointVector& target, Reason absence) noexcept;
+  void gate_target(bool has_target, JointVector& target, const ChunkInfo& info) noexcept;
+  void record_chunk(const ChunkInfo& info) noexcept;
   void count() noexcept;
   void count_observation() noexcept;
 
@@ -86,11 +100,16 @@ class ControlCycle {
   double period_s_;
   SafetyGate gate_;
   ChunkBuffer chunks_;
+  PlannedActions planned_;
+  FrameTimes frames_;
+  Watchdogs watchdogs_;
+  StartApproach approach_;
   TelemetryRing telemetry_;
   LoopStatistics statistics_;
 
   std::atomic<std::uint32_t> run_{0};
   std::atomic<Reason> stop_reason_{Reason::none};
+  std::atomic<Reason> latched_stop_{Reason::none};
 
   Clock* clock_ = nullptr;
   Phase phase_ = Phase::without_pose;
@@ -102,9 +121,6 @@ class ControlCycle {
   std::int64_t step_ = 0;
   std::uint64_t writes_ = 0;
   std::uint64_t acted_chunk_ = 0;  // the chunk whose first action was written last
-  JointVector start_{};
-  std::int64_t approach_tick_ = 0;
-  std::int64_t approach_ticks_ = 0;
   Reason last_reason_ = Reason::none;
   TickRecord record_;
 };

@@ -12,6 +12,11 @@ namespace molmoact2::control {
 struct MeasuredState {
   JointVector positions{};
   Nanoseconds time = 0;  // monotonic time of the measurement, not of its delivery
+  // What a robot may report besides, each joint in its own place; NaN for a joint that has no such sensor.
+  bool has_temperatures = false;
+  bool has_currents = false;
+  JointVector temperatures{};  // degrees Celsius
+  JointVector currents{};      // amperes, magnitude or signed
 };
 
 struct Command {

@@ -61,18 +61,45 @@ std::string check(const JointLimits& limits) {
     if (!positive(limits.jump_max[i])) {
       return "jump_max" + joint + " must be finite and above 0";
     }
+    if (limits.jerk_max[i] != 0.0 && !positive(limits.jerk_max[i])) {
+      return "jerk_max" + joint + " must be finite and above 0, or absent";
+    }
   }
   return {};
 }
 
-SafetyGate::SafetyGate(const JointLimits& limits, double period_s) noexcept
-    : limits_(limits), period_s_(period_s) {
+std::string check(const JointLimits& limits, double period_s) {
+  const std::string wrong = check(limits);
+  for (std::size_t i = 0; wrong.empty() && i < limits.joint_count; ++i) {
+    const std::size_t window = JerkFilter::window(limits, i, period_s);
+    if (window > JerkFilter::kMaxWindow) {
+      return "jerk_max of joint " + std::to_string(i) +
+             " is too small: acceleration_max would take longer than " +
+             std::to_string(JerkFilter::kMaxWindow / 2) + " periods to build up";
+    }
+  }
+  return wrong;
+}
+
+SafetyGate::SafetyGate(const JointLimits& limits, double period_s)
+    : limits_(limits), period_s_(period_s), jerk_filter_(limits, period_s) {
   for (std::size_t i = 0; i < limits_.joint_count; ++i) {
     velocity_max_[i] = limits_.velocity_max[i] * (1.0 - kRoundingMargin);
     velocity_change_[i] = limits_.acceleration_max[i] * (1.0 - kRoundingMargin) * period_s_;
-    // Until the first reset there is no pose to hold; the middle of the range is at least a legal number.
-    result_.command[i] = limits_.position_min[i] / 2.0 + limits_.position_max[i] / 2.0;
   }
+  forget();
+}
+
+void SafetyGate::forget() noexcept {
+  result_ = GateResult{};
+  has_previous_target_ = false;
+  velocity_.fill(0.0);
+  for (std::size_t i = 0; i < limits_.joint_count; ++i) {
+    // Until the first reset there is no pose to hold; the middle of the range is at least a legal number.
+    path_[i] = limits_.position_min[i] / 2.0 + limits_.position_max[i] / 2.0;
+  }
+  jerk_filter_.reset(path_);
+  result_.command = path_;
 }
 
 void SafetyGate::reset(const double* measured) noexcept {
@@ -83,11 +110,13 @@ void SafetyGate::reset(const double* measured) noexcept {
   has_previous_target_ = false;
   velocity_.fill(0.0);
   for (std::size_t i = 0; i < limits_.joint_count; ++i) {
-    result_.command[i] = std::min(std::max(measured[i], limits_.position_min[i]), limits_.position_max[i]);
-    if (std::abs(measured[i] - result_.command[i]) > limits_.jump_max[i]) {
+    path_[i] = std::min(std::max(measured[i], limits_.position_min[i]), limits_.position_max[i]);
+    if (std::abs(measured[i] - path_[i]) > limits_.jump_max[i]) {
       fault(Reason::start_outside_limits);
     }
   }
+  jerk_filter_.reset(path_);
+  result_.command = path_;
 }
 
 const GateResult& SafetyGate::step(const GateInput& input) noexcept {
@@ -98,6 +127,7 @@ const GateResult& SafetyGate::step(const GateInput& input) noexcept {
     result_.state = State::running;
     result_.reason = Reason::none;
     move(bounded_target_.data());
+    judge_limits(input.target);
   } else {
     has_previous_target_ = false;
     move(nullptr);
@@ -109,22 +139,26 @@ const GateResult& SafetyGate::step(const GateInput& input) noexcept {
       result_.reason = refusal;
     }
   }
-  if (result_.followed) {
-    for (std::size_t i = 0; i < limits_.joint_count; ++i) {
-      const double away = std::abs(result_.command[i] - input.target[i]);
-      if (away <= kOnTarget * velocity_change_[i] * period_s_) {
-        continue;
-      }
-      result_.limited_joints |= 1U << i;
-      if (input.target[i] != bounded_target_[i]) {
-        result_.reason = Reason::position_limit;
-      } else if (result_.reason == Reason::none) {
-        const bool at_full_speed = std::abs(velocity_[i]) >= velocity_max_[i];
-        result_.reason = at_full_speed ? Reason::velocity_limit : Reason::acceleration_limit;
-      }
+  return result_;
+}
+
+// Which joints do not reach their target in this period, and the limit that keeps the first of them from it.
+void SafetyGate::judge_limits(const double* target) noexcept {
+  for (std::size_t i = 0; i < limits_.joint_count; ++i) {
+    const double near = kOnTarget * velocity_change_[i] * period_s_;
+    if (std::abs(result_.command[i] - target[i]) <= near) {
+      continue;
+    }
+    result_.limited_joints |= 1U << i;
+    if (target[i] != bounded_target_[i]) {
+      result_.reason = Reason::position_limit;
+    } else if (result_.reason == Reason::none && std::abs(path_[i] - target[i]) <= near) {
+      result_.reason = Reason::jerk_limit;
+    } else if (result_.reason == Reason::none) {
+      const bool at_full_speed = std::abs(velocity_[i]) >= velocity_max_[i];
+      result_.reason = at_full_speed ? Reason::velocity_limit : Reason::acceleration_limit;
     }
   }
-  return result_;
 }
 
 Reason SafetyGate::refuse(const GateInput& input) noexcept {
@@ -165,14 +199,14 @@ double SafetyGate::approach_velocity(std::size_t joint, double target) const noe
       target_velocity = 0.0;
     }
   }
-  const double gap = target - target_velocity * period_s_ - result_.command[joint];
+  const double gap = target - target_velocity * period_s_ - path_[joint];
   const double closing = braking_speed(std::abs(gap), velocity_change_[joint], period_s_);
   return target_velocity + std::copysign(closing, gap);
 }
 
 void SafetyGate::move(const double* target) noexcept {
   for (std::size_t i = 0; i < limits_.joint_count; ++i) {
-    const double position = result_.command[i];
+    const double position = path_[i];
     const double change = velocity_change_[i];
     const double up = braking_speed(limits_.position_max[i] - position, change, period_s_);
     const double down = braking_speed(position - limits_.position_min[i], change, period_s_);
@@ -184,7 +218,13 @@ void SafetyGate::move(const double* target) noexcept {
     const double next =
         std::min(std::max(position + velocity * period_s_, limits_.position_min[i]), limits_.position_max[i]);
     velocity_[i] = velocity;
-    result_.command[i] = next;
+    path_[i] = next;
+  }
+  jerk_filter_.step(path_, result_.command);
+  for (std::size_t i = 0; i < limits_.joint_count; ++i) {
+    // A mean may leave its values' interval by a rounding.
+    result_.command[i] =
+        std::min(std::max(result_.command[i], limits_.position_min[i]), limits_.position_max[i]);
   }
   if (target != nullptr) {
     std::copy(target, target + limits_.joint_count, previous_target_.begin());
@@ -207,7 +247,8 @@ void SafetyGate::fault(Reason reason) noexcept {
 }
 
 bool SafetyGate::at_rest() const noexcept {
-  return std::all_of(velocity_.begin(), velocity_.begin() + static_cast<std::ptrdiff_t>(limits_.joint_count),
+  return jerk_filter_.settled() &&
+         std::all_of(velocity_.begin(), velocity_.begin() + static_cast<std::ptrdiff_t>(limits_.joint_count),
                      [](double velocity) { return velocity == 0.0; });
 }
 

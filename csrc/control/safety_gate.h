@@ -1,18 +1,19 @@
 // The one way from a target to a command. Whatever comes in, what goes out is finite and keeps position,
-// velocity and acceleration limits together: the gate only moves as fast as it can still brake before a
-// position limit.
+// velocity, acceleration and, where they are given, jerk limits together: the gate only moves as fast as it
+// can still brake before a position limit.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <string>
 
+#include "control/jerk_filter.h"
 #include "control/joints.h"
 #include "control/status.h"
 
 namespace molmoact2::control {
 
-// Per joint, in the joint's unit, its unit per second, and per second squared.
+// Per joint, in the joint's unit, its unit per second, per second squared and per second cubed.
 struct JointLimits {
   std::size_t joint_count = 0;
   JointVector position_min{};
@@ -20,10 +21,13 @@ struct JointLimits {
   JointVector velocity_max{};
   JointVector acceleration_max{};
   JointVector jump_max{};  // how far from the measured pose a target may be
+  JointVector jerk_max{};  // 0: none
 };
 
 // Empty when the limits are usable, otherwise what is wrong with them.
 std::string check(const JointLimits& limits);
+// The same for a gate with that period.
+std::string check(const JointLimits& limits, double period_s);
 
 struct GateInput {
   const double* target = nullptr;    // joint_count values, any bit pattern; null: there is none
@@ -41,15 +45,18 @@ struct GateResult {
 
 class SafetyGate {
  public:
-  // `limits` must pass check(); `period_s` > 0 is the time between two steps.
-  SafetyGate(const JointLimits& limits, double period_s) noexcept;
+  // Both must pass check(); `period_s` > 0 is the time between two steps.
+  SafetyGate(const JointLimits& limits, double period_s);
+
+  // As made: no pose, idle, no fault.
+  void forget() noexcept;
 
   // Starts over, at rest at the measured pose (finite, joint_count values), and clears a fault. Outside the
   // position limits the command starts at the nearest limit; farther out than jump_max, that is a fault.
   void reset(const double* measured) noexcept;
 
-  // One period. Checks in this order: finite, fresh, mode, position, jump, velocity, acceleration. A target
-  // that fails one of the first three, or jumps, is not followed: the command decelerates to rest.
+  // One period. Checks in this order: finite, fresh, mode, position, jump, velocity, acceleration, jerk. A
+  // target that fails one of the first three, or jumps, is not followed: the command decelerates to rest.
   const GateResult& step(const GateInput& input) noexcept;
 
   // Decelerate to rest, then idle until reset. The first reason given stays.
@@ -65,11 +72,15 @@ class SafetyGate {
  private:
   Reason refuse(const GateInput& input) noexcept;
   void move(const double* target) noexcept;
+  void judge_limits(const double* target) noexcept;
   double approach_velocity(std::size_t joint, double target) const noexcept;
 
   JointLimits limits_;
   double period_s_;
-  JointVector velocity_{};         // of the last command, per second
+  // The path keeps every limit but jerk; the command is what the filter makes of it.
+  JerkFilter jerk_filter_;
+  JointVector path_{};
+  JointVector velocity_{};         // of the path, per second
   JointVector velocity_max_{};     // limits_ less a margin for rounding
   JointVector velocity_change_{};  // the most that velocity may change in one period
   JointVector bounded_target_{};   // the target after the position limits

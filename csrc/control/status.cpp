@@ -32,12 +32,23 @@ constexpr std::array<ReasonEntry, kReasonCount> kReasons{{
     {"state_stale", "the robot's last pose is older than allowed"},
     {"state_lost", "the robot has not reported its pose for too long"},
     {"bus_write_failed", "the command could not be written to the robot"},
+    {"chunk_stale", "the action that is due comes from an observation older than allowed"},
+    {"camera_stale", "a camera's newest image is older than allowed"},
+    {"overruns_repeated", "the loop missed whole periods more often than allowed"},
+    {"temperature_high", "a joint is warmer than its warning level, or its temperature is not a number"},
+    {"temperature_limit", "a joint is hotter than its limit"},
+    {"current_high", "a joint draws more current than its warning level, or its current is not a number"},
+    {"current_limit", "a joint draws more current than its limit"},
     {"jump", "the target is farther from the measured pose than the jump limit"},
     {"position_limit", "the target was limited in position"},
     {"velocity_limit", "the target was limited in velocity"},
     {"acceleration_limit", "the target was limited in acceleration"},
+    {"jerk_limit", "the target was limited in jerk"},
     {"stop_requested", "a stop was requested"},
     {"stop_signal", "the process was asked to end"},
+    {"stop_key", "a key was pressed"},
+    {"stop_file", "the emergency stop's file appeared, or can no longer be watched"},
+    {"stop_socket", "the emergency stop's socket was written to"},
 }};
 
 }  // namespace

@@ -34,14 +34,25 @@ enum class Reason : std::uint8_t {
   state_stale,
   state_lost,
   bus_write_failed,
+  chunk_stale,
+  camera_stale,
+  overruns_repeated,
+  temperature_high,
+  temperature_limit,
+  current_high,
+  current_limit,
   jump,
   position_limit,
   velocity_limit,
   acceleration_limit,
+  jerk_limit,
   stop_requested,
   stop_signal,
+  stop_key,
+  stop_file,
+  stop_socket,
 };
-inline constexpr std::size_t kReasonCount = static_cast<std::size_t>(Reason::stop_signal) + 1;
+inline constexpr std::size_t kReasonCount = static_cast<std::size_t>(Reason::stop_socket) + 1;
 inline constexpr std::size_t kStateCount = static_cast<std::size_t>(State::fault) + 1;
 
 // The code's name, as in the enum.

@@ -36,6 +36,8 @@ struct TickRecord {
   Nanoseconds observed_time = 0;  // of the chunk's observation: its oldest image; 0: unknown
   double action = 0.0;            // position in the chunk
   std::int64_t remaining_steps = 0;
+  double frozen_error = 0.0;        // at the first step from a chunk, see ChunkInfo
+  std::int64_t unfrozen_steps = 0;  // likewise
   std::uint32_t limited_joints = 0;
   Nanoseconds measured_time = 0;
   JointVector measured{};
@@ -98,6 +100,8 @@ struct LoopStatistics {
   Counter read_failures{0};
   Counter write_failures{0};
   Counter chunks_taken{0};
+  Counter chunks_not_continuing{0};  // frozen rows farther than the tolerance from what was executed
+  Counter chunks_beyond_frozen{0};   // the policy took longer than it had frozen rows for
   std::array<Counter, kReasonCount> reason_ticks{};   // ticks that a reason lasted
   std::array<Counter, kReasonCount> reason_events{};  // times that it began
   std::array<Counter, kReasonCount> rejected_chunks{};

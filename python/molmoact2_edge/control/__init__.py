@@ -9,8 +9,17 @@ from molmoact2_edge._core.control import LoopbackPort, MailboxPort, Port, monoto
 from molmoact2_edge.control.chunks import ChunkBuffer, ChunkInfo
 from molmoact2_edge.control.gate import GateResult, SafetyGate
 from molmoact2_edge.control.limits import JointLimits
-from molmoact2_edge.control.loop import ControlLoop, Observation, SchedulingWarning, Telemetry, TickRecord
+from molmoact2_edge.control.loop import (
+    ControlLoop,
+    Observation,
+    SchedulingWarning,
+    Telemetry,
+    TelemetryColumns,
+    TickRecord,
+)
 from molmoact2_edge.control.states import GateState, Reason
+from molmoact2_edge.control.stops import StopMonitor
+from molmoact2_edge.control.watchdogs import MotorLevels, Watchdogs
 
 __all__ = [
     "ChunkBuffer",
@@ -21,12 +30,16 @@ __all__ = [
     "JointLimits",
     "LoopbackPort",
     "MailboxPort",
+    "MotorLevels",
     "Observation",
     "Port",
     "Reason",
     "SafetyGate",
     "SchedulingWarning",
+    "StopMonitor",
     "Telemetry",
+    "TelemetryColumns",
     "TickRecord",
+    "Watchdogs",
     "monotonic_ns",
 ]

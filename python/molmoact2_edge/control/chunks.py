@@ -25,6 +25,10 @@ class ChunkInfo:
     observed_step: int
     switched: bool
     """True at the first step from a chunk."""
+    frozen_error: float
+    """At that step: the largest distance between the chunk's frozen rows and the targets given for their steps."""
+    unfrozen_steps: int
+    """At that step: steps given since the observation for which the chunk has no frozen row."""
     reason: Reason
     """``none`` with a target, otherwise why there is none."""
     rejected: Reason
@@ -36,10 +40,12 @@ class ChunkBuffer:
 
     A chunk's row 0 is the action for the step that was due when its observation was made. When it arrives k steps
     later, row k is next: what is skipped is what was really executed, never an estimate of time. Between rows
-    targets are interpolated linearly; the last row is in force for as long as the others.
+    targets are interpolated: ``linear``, or ``cubic``, which has a continuous velocity and never leaves the interval
+    between two rows. The last row is in force for as long as the others.
 
-    Modes: ``sync`` plays each chunk to its end, ``async`` switches at once, ``blend`` does too and lets the
-    distance at the seam fade out over ``blend_steps``.
+    Modes: ``sync`` plays each chunk to its end; ``async`` switches at once; ``blend`` does too and moves the weight
+    from the old chunk to the new one over ``blend_steps``, or fades the distance out where the old one has ended;
+    ``rtc`` switches at once to a chunk that was made to continue the old one, and reports how well it does.
     """
 
     def __init__(
@@ -49,22 +55,26 @@ class ChunkBuffer:
         *,
         actions_per_step: float = 1.0,
         blend_steps: int = 10,
+        resampling: str = "linear",
         capacity: int = 256,
     ) -> None:
         """``actions_per_step`` is chunk rate / loop rate, 0.6 for 30 Hz actions in a 50 Hz loop."""
         try:
-            self._buffer = compiled.ChunkBuffer(action_dim, mode, actions_per_step, blend_steps, capacity)
+            self._buffer = compiled.ChunkBuffer(
+                action_dim, mode, actions_per_step, blend_steps, resampling, capacity
+            )
         except ValueError as error:
             raise InputError(str(error)) from None
 
-    def push(self, chunk: ArrayLike, observed_step: int) -> int:
+    def push(self, chunk: ArrayLike, observed_step: int, *, frozen_rows: int = 0) -> int:
         """Hand over (steps, action_dim) actions seen from ``observed_step``; returns the chunk's number.
 
+        ``frozen_rows`` of them repeat the chunk that was executed; mode ``rtc`` checks it.
         Every row is executed: cut a padded tail before. Raises :class:`InputError` for another shape or more
         steps than the capacity. Between two calls of :meth:`next` the last chunk pushed counts.
         """
         try:
-            return self._buffer.push(np.asarray(chunk, dtype=np.float64), observed_step)
+            return self._buffer.push(np.asarray(chunk, dtype=np.float64), observed_step, frozen_rows)
         except ValueError as error:
             raise InputError(str(error)) from None
 
@@ -73,8 +83,12 @@ class ChunkBuffer:
 
         ``step`` counts executed steps: call again with the same number where the target was not executed.
         """
-        target, chunk, action, remaining, observed, switched, reason, rejected = self._buffer.next(step)
-        info = ChunkInfo(chunk, action, remaining, observed, switched, Reason(reason), Reason(rejected))
+        target, chunk, action, remaining, observed, switched, error, unfrozen, reason, rejected = (
+            self._buffer.next(step)
+        )
+        info = ChunkInfo(
+            chunk, action, remaining, observed, switched, error, unfrozen, Reason(reason), Reason(rejected)
+        )
         return target, info
 
     def clear(self) -> None:

@@ -29,9 +29,9 @@ class GateResult:
 
 
 class SafetyGate:
-    """Turns targets into commands that keep position, velocity and acceleration limits together.
+    """Turns targets into commands that keep position, velocity, acceleration and jerk limits together.
 
-    The order is fixed: finite, fresh, mode, position limits, jump from the measured pose, velocity, acceleration.
+    The order is fixed: finite, fresh, mode, position limits, jump from the measured pose, velocity, acceleration, jerk.
     A target that is missing, not finite or jumps is not followed: the command decelerates to rest, the state is
     ``holding`` and the reason says why; the next good target resumes. A fault stays until :meth:`reset`.
     """

@@ -12,9 +12,10 @@ from molmoact2_edge.errors import InputError
 
 
 class JointLimits:
-    """What the gate keeps, one value per joint, in the joint's unit, unit/s and unit/s².
+    """What the gate keeps, one value per joint, in the joint's unit, unit/s, unit/s² and unit/s³.
 
-    ``jump_max`` is how far from the measured pose a target may be before it is refused. All arrays are (joints,)
+    ``jump_max`` is how far from the measured pose a target may be before it is refused. ``jerk_max`` is optional, also
+    per joint (0: none); it delays commands by ``acceleration_max / jerk_max`` seconds. All arrays are (joints,)
     float64 and read-only. Raises :class:`InputError` where lengths differ, a bound is not finite, a minimum is not
     below its maximum, or a rate is not above 0.
     """
@@ -26,15 +27,22 @@ class JointLimits:
         velocity_max: ArrayLike,
         acceleration_max: ArrayLike,
         jump_max: ArrayLike,
+        jerk_max: ArrayLike | None = None,
     ) -> None:
         self.position_min = _row(position_min)
         self.position_max = _row(position_max)
         self.velocity_max = _row(velocity_max)
         self.acceleration_max = _row(acceleration_max)
         self.jump_max = _row(jump_max)
+        self.jerk_max = None if jerk_max is None else _row(jerk_max)
         try:
             self._core = compiled.JointLimits(
-                self.position_min, self.position_max, self.velocity_max, self.acceleration_max, self.jump_max
+                self.position_min,
+                self.position_max,
+                self.velocity_max,
+                self.acceleration_max,
+                self.jump_max,
+                self.jerk_max,
             )
         except ValueError as error:
             raise InputError(str(error)) from None

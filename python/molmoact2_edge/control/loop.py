@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from molmoact2_edge._core import control as compiled
 from molmoact2_edge.control.limits import JointLimits
+from molmoact2_edge.control.states import Reason
+from molmoact2_edge.control.watchdogs import Watchdogs, compiled_options
 from molmoact2_edge.errors import InputError, RobotError
 
 _STOP_TIMEOUT_S = 5.0
@@ -38,6 +40,10 @@ class LoopStatistics(TypedDict):
     read_failures: int
     write_failures: int
     chunks_taken: int
+    chunks_not_continuing: int
+    """Chunks whose frozen rows were farther than ``frozen_tolerance`` from what was executed."""
+    chunks_beyond_frozen: int
+    """Chunks that came after more steps than they had frozen rows for."""
     state_ticks: dict[str, int]
     reason_ticks: dict[str, int]
     reason_events: dict[str, int]
@@ -77,6 +83,8 @@ class TickRecord(TypedDict):
     """When the oldest image behind the chunk was exposed; 0: none, or unknown."""
     action: float
     remaining_steps: int
+    frozen_error: float
+    unfrozen_steps: int
     limited_joints: int
     measured_ns: int
     measured: NDArray[np.float64]
@@ -89,6 +97,18 @@ class Telemetry:
     """Records read from the ring: ``newest`` is the ``after`` of the next read, ``lost`` were overwritten."""
 
     records: list[TickRecord]
+    newest: int
+    lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class TelemetryColumns:
+    """The same as arrays over the ticks, named as in :class:`TickRecord`; poses are (ticks, joints).
+
+    ``state``, ``reason`` and ``rejected_chunk`` are places in the order of :class:`GateState` and :class:`Reason`.
+    """
+
+    columns: dict[str, NDArray[Any]]
     newest: int
     lost: int
 
@@ -122,9 +142,11 @@ class ControlLoop:
     It ticks at ``rate_hz`` (10 to 1000) at absolute deadlines; an overrun skips whole periods and is counted.
     ``start_distance_max`` (joints,) is how far the first target may be from the measured pose; the way there is a
     slow minimum-jerk move at ``start_speed`` times the velocity limit, and executes no step. A robot silent for
-    ``silence_hold_s`` is held, for ``silence_fault_s`` is a fault.
+    ``silence_hold_s`` is held, for ``silence_fault_s`` is a fault; ``watchdogs`` has the other conditions. Modes and
+    ``resampling`` are :class:`ChunkBuffer`'s; ``frozen_tolerance`` is how far, in the joint's unit, a chunk's frozen
+    rows may be from what was executed before it is counted as not continuing it.
 
-    One thread at a time may push; everything else is safe from any thread.
+    Everything is safe from any thread, except ticking a stepped run from several.
     """
 
     def __init__(
@@ -136,9 +158,12 @@ class ControlLoop:
         chunk_rate_hz: float | None = None,
         mode: str = "blend",
         blend_steps: int = 10,
+        resampling: str = "linear",
+        frozen_tolerance: float = 1.0,
         chunk_capacity: int = 256,
         silence_hold_s: float = 0.1,
         silence_fault_s: float = 1.0,
+        watchdogs: Watchdogs | None = None,
         start_speed: float = 0.25,
         start_distance_max: ArrayLike | None = None,
         telemetry_capacity: int = 4096,
@@ -149,6 +174,7 @@ class ControlLoop:
         """``chunk_rate_hz`` defaults to the loop's rate, ``start_distance_max`` to the limits' ``jump_max``."""
         distance = limits.jump_max if start_distance_max is None else start_distance_max
         self.limits = limits
+        self.watchdogs = Watchdogs() if watchdogs is None else watchdogs
         self.rate_hz = float(rate_hz)
         self.chunk_rate_hz = self.rate_hz if chunk_rate_hz is None else float(chunk_rate_hz)
         try:
@@ -159,9 +185,10 @@ class ControlLoop:
                 chunk_rate_hz=self.chunk_rate_hz,
                 mode=mode,
                 blend_steps=blend_steps,
+                resampling=resampling,
+                frozen_tolerance=frozen_tolerance,
                 chunk_capacity=chunk_capacity,
-                silence_hold_s=silence_hold_s,
-                silence_fault_s=silence_fault_s,
+                watchdogs=compiled_options(self.watchdogs, len(limits), silence_hold_s, silence_fault_s),
                 start_speed=start_speed,
                 start_distance_max=np.asarray(distance, dtype=np.float64),
                 telemetry_capacity=telemetry_capacity,
@@ -182,9 +209,23 @@ class ControlLoop:
         except RuntimeError as error:
             raise RobotError(str(error)) from None
 
-    def request_stop(self, *, by_signal: bool = False) -> None:
-        """Ask the run to decelerate and end, without waiting for it."""
-        self._loop.request_stop(by_signal)
+    def request_stop(self, *, by_signal: bool = False, reason: Reason | None = None) -> None:
+        """Ask the run to decelerate and end, without waiting for it; ``reason`` is one of ``Reason.STOP_*``."""
+        default = Reason.STOP_SIGNAL if by_signal else Reason.STOP_REQUESTED
+        self._loop.request_stop((reason or default).value)
+
+    def latch_stop(self, reason: Reason = Reason.STOP_REQUESTED) -> None:
+        """Stop this run, and every later one as it begins, until :meth:`release_stop`. The first reason stays."""
+        self._loop.latch_stop(reason.value)
+
+    def release_stop(self) -> None:
+        """Let runs begin again."""
+        self._loop.release_stop()
+
+    @property
+    def latched_stop(self) -> Reason:
+        """Why runs are stopped for good; ``none`` where they are not."""
+        return Reason(self._loop.latched_stop)
 
     def stop(self, timeout_s: float = _STOP_TIMEOUT_S) -> bool:
         """Decelerate, end the run and wait for it; False where it had to be cut short after ``timeout_s``."""
@@ -204,15 +245,35 @@ class ControlLoop:
         except RuntimeError as error:
             raise RobotError(str(error)) from None
 
-    def push(self, chunk: ArrayLike, observation: Observation) -> int:
+    def push(self, chunk: ArrayLike, observation: Observation, *, frozen_rows: int = 0) -> int:
         """Hand over a chunk (steps, joints) made from ``observation``; returns its number.
 
         See :meth:`ChunkBuffer.push`. A chunk from before the loop was restarted is not executed.
         """
         try:
             return self._loop.push(
-                np.asarray(chunk, dtype=np.float64), observation.step, observation.run, observation.time_ns
+                np.asarray(chunk, dtype=np.float64),
+                observation.step,
+                observation.run,
+                observation.time_ns,
+                frozen_rows,
             )
+        except ValueError as error:
+            raise InputError(str(error)) from None
+
+    def planned(self, observation: Observation, rows: int) -> NDArray[np.float64]:
+        """Return (at most ``rows``, joints): what the present chunk has for the steps from ``observation`` on.
+
+        Row k is the target k chunk periods after the observation's step, so it is comparable with row k of a chunk
+        pushed with the same observation. Fewer rows where the chunk ends, none where there is no chunk of this run or
+        it does not cover the step. Never waits for the loop, nor the loop for it.
+        """
+        return self._loop.planned(observation.run, observation.step, rows)
+
+    def report_frame(self, camera: int, time_ns: int) -> None:
+        """Tell when the newest frame of a camera was exposed; ``camera`` counts as in ``watchdogs.cameras``."""
+        try:
+            self._loop.report_frame(camera, time_ns)
         except ValueError as error:
             raise InputError(str(error)) from None
 
@@ -252,3 +313,7 @@ class ControlLoop:
     def records(self, after: int = 0) -> Telemetry:
         """Return the records that follow number ``after`` and are still in the ring."""
         return Telemetry(*self._loop.records(after))  # type: ignore[arg-type]
+
+    def record_columns(self, after: int = 0) -> TelemetryColumns:
+        """Return the same records as arrays, far faster."""
+        return TelemetryColumns(*self._loop.record_columns(after))

@@ -41,12 +41,23 @@ class Reason(str, Enum):
     STATE_STALE = "state_stale"
     STATE_LOST = "state_lost"
     BUS_WRITE_FAILED = "bus_write_failed"
+    CHUNK_STALE = "chunk_stale"
+    CAMERA_STALE = "camera_stale"
+    OVERRUNS_REPEATED = "overruns_repeated"
+    TEMPERATURE_HIGH = "temperature_high"
+    TEMPERATURE_LIMIT = "temperature_limit"
+    CURRENT_HIGH = "current_high"
+    CURRENT_LIMIT = "current_limit"
     JUMP = "jump"
     POSITION_LIMIT = "position_limit"
     VELOCITY_LIMIT = "velocity_limit"
     ACCELERATION_LIMIT = "acceleration_limit"
+    JERK_LIMIT = "jerk_limit"
     STOP_REQUESTED = "stop_requested"
     STOP_SIGNAL = "stop_signal"
+    STOP_KEY = "stop_key"
+    STOP_FILE = "stop_file"
+    STOP_SOCKET = "stop_socket"
 
     def __str__(self) -> str:
         return self.value

@@ -6,7 +6,7 @@
 
 #include "check.h"
 #include "control/control_cycle.h"
-#include "scripted_port.h"
+#include "cycle_bench.h"
 
 namespace {
 std::atomic<long> allocations{0};
@@ -25,17 +25,12 @@ using namespace molmoact2::control;
 CASE("ticks allocate nothing: running, splicing, holding, refusing, stopping, faulting") {
   ManualClock clock(1'000'000'000);
   auto port = std::make_shared<ScriptedPort>(2, clock);
-  CycleOptions options;
-  options.limits.joint_count = 2;
-  for (std::size_t i = 0; i < 2; ++i) {
-    options.limits.position_min[i] = -100;
-    options.limits.position_max[i] = 100;
-    options.limits.velocity_max[i] = 100;
-    options.limits.acceleration_max[i] = 1000;
-    options.limits.jump_max[i] = 20;
-    options.start_distance_max[i] = 50;
-  }
-  options.chunks = {2, 64, SpliceMode::blend, 0.6, 10};
+  CycleOptions options = bench_options();
+  options.chunks.mode = SpliceMode::blend;
+  options.chunks.actions_per_step = 0.6;
+  options.chunks.blend_steps = 10;
+  options.chunks.resampling = Resampling::cubic;
+  options.limits.jerk_max.fill(1e5);
   ControlCycle cycle(port, options);
   const std::vector<double> good(60, 4.0);
   const std::vector<double> bad(60, NAN);
@@ -47,7 +42,7 @@ CASE("ticks allocate nothing: running, splicing, holding, refusing, stopping, fa
     if (tick % 40 == 5) {
       Observation observation;
       if (cycle.observation_at(clock.now(), observation)) {
-        cycle.push(tick % 3 == 0 ? bad.data() : good.data(), 30, observation.step, observation.run);
+        cycle.push(tick % 3 == 0 ? bad.data() : good.data(), 30, {observation.step, observation.run});
       }
     }
     port->silent = tick % 500 > 470;

@@ -4,54 +4,15 @@
 #include <vector>
 
 #include "check.h"
-#include "scripted_port.h"
+#include "cycle_bench.h"
 
 using namespace molmoact2::control;
 
 namespace {
 
-constexpr Nanoseconds kPeriod = 20'000'000;
+using Bench = CycleBench;
 
-CycleOptions options() {
-  CycleOptions options;
-  options.limits.joint_count = 2;
-  for (std::size_t i = 0; i < 2; ++i) {
-    options.limits.position_min[i] = -100;
-    options.limits.position_max[i] = 100;
-    options.limits.velocity_max[i] = 100;
-    options.limits.acceleration_max[i] = 1000;
-    options.limits.jump_max[i] = 20;
-    options.start_distance_max[i] = 50;
-  }
-  options.rate_hz = 50;
-  options.chunks = {2, 64, SpliceMode::async, 1.0, 0};
-  options.telemetry_capacity = 512;
-  return options;
-}
-
-struct Bench {
-  Bench() : Bench(options()) {}
-  explicit Bench(const CycleOptions& chosen)
-      : port(std::make_shared<ScriptedPort>(2, clock)), cycle(port, chosen) {
-    cycle.begin(clock);
-  }
-  TickRecord tick(Nanoseconds period = kPeriod) {
-    clock.set(clock.now() + period);
-    cycle.tick(clock.now());
-    cycle.finish_tick(0);
-    TickRecord record;
-    CHECK(cycle.telemetry().read(cycle.telemetry().written(), record));
-    return record;
-  }
-  void push(std::size_t rows, double value, std::int64_t observed_step) {
-    const std::vector<double> actions(rows * 2, value);
-    cycle.push(actions.data(), rows, observed_step, cycle.run());
-  }
-
-  ManualClock clock{1'000'000'000};
-  std::shared_ptr<ScriptedPort> port;
-  ControlCycle cycle;
-};
+CycleOptions options() { return bench_options(); }
 
 }  // namespace
 
@@ -203,7 +164,7 @@ CASE("a stop decelerates and ends") {
   bench.tick();
   std::vector<double> ramp;
   for (int row = 0; row < 60; ++row) ramp.insert(ramp.end(), {0.5 * row, 0.5 * row});
-  bench.cycle.push(ramp.data(), 60, 0, bench.cycle.run());
+  bench.cycle.push(ramp.data(), 60, {0, bench.cycle.run()});
   for (int i = 0; i < 20; ++i) bench.tick();
   bench.cycle.request_stop(Reason::stop_signal);
   CHECK(!bench.cycle.finished());
@@ -232,7 +193,7 @@ CASE("a new run starts from the new pose with nothing carried over") {
   CHECK_EQ(record.period, 0);
   CHECK_EQ(record.command[0], 40.0);
   const std::vector<double> late(20, 40.0);
-  bench.cycle.push(late.data(), 10, 0, before);
+  bench.cycle.push(late.data(), 10, {0, before});
   record = bench.tick();
   CHECK(record.reason == Reason::chunk_of_other_run);
   CHECK_EQ(bench.cycle.statistics().ticks.load(), 14U);
@@ -243,7 +204,7 @@ CASE("a pose from before the run is not believed") {
   Bench bench;
   bench.tick();
   bench.port->silent = true;
-  bench.clock.set(bench.clock.now() + kPeriod);
+  bench.clock.set(bench.clock.now() + Bench::kPeriod);
   bench.cycle.begin(bench.clock);
   CHECK(bench.tick().reason == Reason::state_missing);
 }
@@ -290,13 +251,13 @@ CASE("options that make no sense are named") {
   wrong.rate_hz = 9;
   CHECK(check(wrong).find("rate_hz") != std::string::npos);
   wrong = options();
-  wrong.silence_fault = wrong.silence_hold - 1;
+  wrong.watchdogs.silence_fault = wrong.watchdogs.silence_hold - 1;
   CHECK(check(wrong).find("silence_fault_s") != std::string::npos);
   wrong = options();
   wrong.chunks.actions_per_step = 1.5;
   CHECK(check(wrong).find("chunk_rate_hz") != std::string::npos);
   wrong = options();
-  wrong.start_distance_max[1] = NAN;
+  wrong.start.distance_max[1] = NAN;
   CHECK(check(wrong).find("start_distance_max") != std::string::npos);
 }
 
@@ -305,7 +266,7 @@ CASE("the age of an observation is taken from its exposure to the write, first a
   bench.tick();
   const std::vector<double> actions(30 * 2, 0.0);
   const Nanoseconds exposed = bench.clock.now() - 70'000'000;
-  bench.cycle.push(actions.data(), 30, 0, bench.cycle.run(), exposed);
+  bench.cycle.push(actions.data(), 30, {0, bench.cycle.run(), exposed});
   TickRecord record;
   for (int i = 0; i < 3; ++i) {
     record = bench.tick();
@@ -327,7 +288,7 @@ CASE("the age of an observation is taken from its exposure to the write, first a
   CHECK_EQ(statistics.observation_to_action.count(), 1U);
 
   bench.port->writes_fail = true;
-  bench.cycle.push(actions.data(), 30, 4, bench.cycle.run(), exposed);
+  bench.cycle.push(actions.data(), 30, {4, bench.cycle.run(), exposed});
   record = bench.tick();
   CHECK_EQ(record.write_time, 0);
   CHECK_EQ(statistics.observation_to_action.count(), 1U);

@@ -5,24 +5,16 @@
 
 #include "check.h"
 #include "control/mailbox_port.h"
+#include "cycle_bench.h"
 
 using namespace molmoact2::control;
 
 namespace {
 
 CycleOptions options(double rate_hz) {
-  CycleOptions options;
-  options.limits.joint_count = 1;
-  options.limits.position_min[0] = -100;
-  options.limits.position_max[0] = 100;
-  options.limits.velocity_max[0] = 100;
-  options.limits.acceleration_max[0] = 1000;
-  options.limits.jump_max[0] = 20;
-  options.start_distance_max[0] = 50;
-  options.rate_hz = rate_hz;
-  options.chunks = {1, 64, SpliceMode::async, 1.0, 0};
-  options.silence_hold = 60'000'000'000;  // only the loop is looked at here
-  options.silence_fault = 60'000'000'000;
+  CycleOptions options = bench_options(1, rate_hz);
+  options.watchdogs.silence_hold = 60'000'000'000;  // only the loop is looked at here
+  options.watchdogs.silence_fault = 60'000'000'000;
   return options;
 }
 
@@ -42,7 +34,7 @@ CASE("the thread ticks, writes to its port, and stops at rest") {
   auto port = std::make_shared<MailboxPort>(1);
   ControlLoop loop(port, options(1000), {});
   CHECK(loop.start().empty());
-  port->publish_state({JointVector{7.0}, monotonic_now()});
+  port->publish_state({.positions = {7.0}, .time = monotonic_now()});
   REQUIRE(wait_for_ticks(loop, 50));
   Command command;
   CHECK(port->take_command(command));
@@ -108,10 +100,10 @@ CASE("a stepped run is the same on every machine") {
     JointVector pose{};
     for (int tick = 1; tick <= 60; ++tick) {
       const Nanoseconds now = tick * Nanoseconds{20'000'000};
-      port->publish_state({pose, now});
+      port->publish_state({.positions = pose, .time = now});
       if (tick == 5) {
         const std::vector<double> actions(30, 9.0);
-        loop.cycle().push(actions.data(), 30, 0, loop.cycle().run());
+        loop.cycle().push(actions.data(), 30, {0, loop.cycle().run()});
       }
       loop.tick_stepped(now);
       if (port->take_command(command)) pose = command.positions;
