@@ -14,7 +14,8 @@ import importlib.abc, pkgutil, sys
 
 class Hidden(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {"mujoco", "av", "hypothesis", "pytest", "scipy", "transformers", "torchvision"}:
+        if name.partition(".")[0] in {"mujoco", "av", "hypothesis", "pytest", "scipy", "transformers", "torchvision",
+                                      "pyarrow", "rerun"}:
             raise ModuleNotFoundError(f"{name} is hidden", name=name)
 
 sys.path.insert(0, sys.argv[1])

@@ -273,13 +273,14 @@ class DatasetWriter:
         info = self.root / INFO
         under_way = self.root / _UNDER_WAY
         if not info.is_file():
-            known = {"meta", "data", "videos", _UNDER_WAY}
-            strange = sorted(entry.name for entry in self.root.iterdir() if entry.name not in known)
+            # Only a run of this program leaves its folder of work under way: what else lies there is its own then.
+            own = {"meta", "data", "videos", _UNDER_WAY} if under_way.is_dir() else set()
+            strange = sorted(entry.name for entry in self.root.iterdir() if entry.name not in own)
             if strange:
                 raise InputError(
                     f"{self.root} holds no dataset but {', '.join(strange[:3])}; record into an empty directory"
                 )
-            for folder in known:  # a first episode that a crash cut short
+            for folder in own:  # a first episode that a crash cut short
                 shutil.rmtree(self.root / folder, ignore_errors=True)
         else:
             found = read_json(info)
