@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from molmoact2_edge.build import models_dir
 from molmoact2_edge.config import RobotConfig, load_robot, robot_names
+from molmoact2_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from molmoact2_edge.runtime import RunSettings
+    from molmoact2_edge.runtime import Runner, RunSettings, Scenario
 
 _EXIT_CODES = """exit code: 0 when every episode ran to its end, whether it succeeded or not; 1 after an error or a
 fault; 2 for wrong arguments; 130 or 143 when SIGINT or SIGTERM ended the run. The report is written in each case but
@@ -72,6 +75,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="DIR",
         help="where a fault, or SIGUSR1, leaves the last 10 s (default: %(default)s)",
     )
+    parser.add_argument(
+        "--time",
+        choices=("real", "simulated"),
+        default="real",
+        help="simulated: as fast as this computer can, the same to the bit for a seed; only with a simulated robot",
+    )
+    parser.add_argument(
+        "--inference-time",
+        metavar="TIME",
+        help="how long a call of the policy takes in simulated time: SECONDS, uniform:LOW:HIGH or "
+        "lognormal:MEDIAN:SIGMA (default: 0.1)",
+    )
     parser.add_argument("--video", type=Path, metavar="FILE.mp4", help="record what the cameras see")
     parser.add_argument(
         "--device", default="auto", metavar="D", help="auto, cpu or cuda (default: %(default)s)"
@@ -115,14 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, config: RobotConfig, settings: RunSettings) -> int:
-    from molmoact2_edge.runtime import (
-        Runner,
-        build_report,
-        open_policy,
-        open_scenario,
-        summary,
-        write_report,
-    )
+    from molmoact2_edge.runtime import build_report, open_policy, summary, write_report
     from molmoact2_edge.runtime.interruption import interruptible
     from molmoact2_edge.runtime.status import StatusDisplay
 
@@ -132,10 +140,10 @@ def _run(arguments: argparse.Namespace, config: RobotConfig, settings: RunSettin
             config, checkpoint, device=arguments.device, dtype=arguments.dtype, offline=arguments.offline
         )
         opened.callback(policy.close)
-        scenario = open_scenario(config)  # while a process of its own loads the policy
+        scenario, make_runner = _stage(arguments, config)  # while a process of its own loads the policy
         opened.callback(scenario.close)
         about = {"checkpoint": arguments.checkpoint or "so101-touch (shipped)", **policy.wait_ready()}
-        runner = Runner(scenario, policy, config, settings, StatusDisplay(sys.stdout))
+        runner = make_runner(policy, config, settings, StatusDisplay(sys.stdout))
         signal.signal(signal.SIGUSR1, lambda *_: runner.request_black_box("asked for by SIGUSR1"))
         try:
             runner.run(interruption)
@@ -147,3 +155,27 @@ def _run(arguments: argparse.Namespace, config: RobotConfig, settings: RunSettin
     if interruption.signal is not None:
         return 128 + int(interruption.signal)
     return 0 if runner.completed else 1
+
+
+def _stage(arguments: argparse.Namespace, config: RobotConfig) -> tuple[Scenario, Callable[..., Runner]]:
+    """Open the robot in the time that was asked for; returns it, and what makes its runner."""
+    if arguments.time == "simulated":
+        from molmoact2_edge.runtime.inference_time import InferenceTime
+        from molmoact2_edge.runtime.simulated_runner import SimulatedRunner
+        from molmoact2_edge.runtime.stepped_table import open_stepped_scenario
+
+        taking = (
+            InferenceTime()
+            if arguments.inference_time is None
+            else InferenceTime.parse(arguments.inference_time)
+        )
+        table = open_stepped_scenario(config)
+        return table, partial(SimulatedRunner, table, inference_time=taking)
+    if arguments.inference_time is not None:
+        raise InputError(
+            "--inference-time is for --time simulated; in real time a call takes as long as it takes"
+        )
+    from molmoact2_edge.runtime import Runner, open_scenario
+
+    scenario = open_scenario(config)
+    return scenario, partial(Runner, scenario)

@@ -45,6 +45,7 @@ def build_report(runner: Runner, policy: dict[str, Any]) -> dict[str, Any]:
             "observation_age": _milliseconds(statistics["observation_age"]),
             "observation_to_action": _milliseconds(statistics["observation_to_action"]),
         },
+        "time": runner.time_facts(),
         "latency": runner.latencies.report(),
         "first_call_ms": None if runner.first_call_s is None else round(runner.first_call_s * 1e3, 3),
         "gate": {

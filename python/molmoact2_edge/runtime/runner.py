@@ -13,7 +13,7 @@ from molmoact2_edge.control import ControlLoop, GateState, SchedulingWarning
 from molmoact2_edge.errors import InputError, RobotError
 from molmoact2_edge.runtime.interruption import Interruption
 from molmoact2_edge.runtime.latency import Latencies
-from molmoact2_edge.runtime.policy_calls import PolicyCalls, PolicyLike, PredictionLike
+from molmoact2_edge.runtime.policy_calls import CallCounts, PolicyCalls, PolicyLike, PredictionLike
 from molmoact2_edge.runtime.realtime_chunking import CallDelay
 from molmoact2_edge.runtime.scenario import Scenario
 from molmoact2_edge.runtime.status import StatusDisplay
@@ -142,6 +142,10 @@ class Runner:
         """Whether every episode that was asked for ran to its own end."""
         return len(self.results) == self.settings.episodes and all(r.completed for r in self.results)
 
+    def time_facts(self) -> dict[str, Any]:
+        """What the report says about time."""
+        return {"mode": "real"}
+
     @property
     def _policy_spent(self) -> bool:
         return isinstance(self._policy, SupervisedPolicy) and self._policy.spent
@@ -219,7 +223,7 @@ class Runner:
             result.duration_s = round(time.monotonic() - begun, 3)
             trace.drain()
             self._telemetry_position = trace.newest
-            _keep_books(result, worker, trace)
+            keep_books(result, worker.counts, trace)
             broken = result.reason.startswith(("robot: ", "policy: "))
             self.telemetry.end_episode(result.reason if broken else None)
             if recorder is not None:
@@ -307,14 +311,15 @@ def build_loop(config: RobotConfig, scenario: Scenario) -> ControlLoop:
     )
 
 
-def _keep_books(result: EpisodeResult, worker: PolicyWorker, trace: EpisodeTrace) -> None:
+def keep_books(result: EpisodeResult, counts: CallCounts, trace: EpisodeTrace) -> None:
+    """Write down what an episode's calls and ticks came to."""
     result.ticks = trace.ticks
     result.executed_steps = trace.executed_steps
-    result.policy_calls = worker.counts.calls
-    result.chunks = worker.counts.chunks
-    result.guided_chunks = worker.counts.guided
-    result.held_back = dict(worker.counts.held_back)
-    result.held_back_messages = dict(worker.counts.messages)
+    result.policy_calls = counts.calls
+    result.chunks = counts.chunks
+    result.guided_chunks = counts.guided
+    result.held_back = dict(counts.held_back)
+    result.held_back_messages = dict(counts.messages)
     result.gate_events = trace.events
     result.gate_events_dropped = trace.dropped_events
     result.telemetry_lost = trace.lost

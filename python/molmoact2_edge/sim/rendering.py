@@ -102,6 +102,7 @@ class OffscreenRenderer:
     def draw(self) -> Image:
         """Draws what was captured last: (H, W, 3) uint8 RGB, a new array."""
         mj = self._mj
+        self._gl.make_current()  # this thread may have drawn another camera meanwhile
         mj.mjr_render(self._viewport, self._scene, self._context)
         mj.mjr_readPixels(self._pixels, None, self._viewport, self._context)
         # OpenGL's first row is the lowest.
@@ -110,6 +111,7 @@ class OffscreenRenderer:
     def close(self) -> None:
         """Frees the GL context; closing twice is harmless."""
         if self._gl is not None:
+            self._gl.make_current()
             self._context.free()
             self._gl.free()
             self._gl = None

@@ -118,8 +118,7 @@ class SimRobot:
             self._rest()
         self._running.set()
         self._life_cycle = LifeCycle.CONNECTED
-        self._thread = threading.Thread(target=self._run, name="sim-physics", daemon=True)
-        self._thread.start()
+        self._begin()
 
     def configure(self) -> None:
         """Nothing to set: CONNECTED or CONFIGURED -> CONFIGURED."""
@@ -197,6 +196,13 @@ class SimRobot:
             self._publish()
         return scene
 
+    def _begin(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="sim-physics", daemon=True)
+        self._thread.start()
+
+    def _now_ns(self) -> int:
+        return time.monotonic_ns()
+
     def _require(self, *allowed: LifeCycle) -> None:
         if self._life_cycle not in allowed:
             wanted = " or ".join(state.value for state in allowed)
@@ -211,7 +217,7 @@ class SimRobot:
         self._target = self._world.positions()
 
     def _measure(self) -> RobotState:
-        return RobotState(self._world.positions(), time.monotonic_ns(), velocities=self._world.velocities())
+        return RobotState(self._world.positions(), self._now_ns(), velocities=self._world.velocities())
 
     def _publish(self) -> None:
         self._state = self._measure()
