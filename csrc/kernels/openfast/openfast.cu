@@ -190,15 +190,6 @@ __global__ void __launch_bounds__(kParseThreads)
   *status = static_cast<std::int32_t>(found);
 }
 
-// Not contracted to one rounding: the CPU's bits.
-__device__ double add_product(double sum, double a, double b) {
-#ifdef __CUDA_ARCH__
-  return __dadd_rn(sum, __dmul_rn(a, b));
-#else
-  return sum + a * b;
-#endif
-}
-
 // A thread per number of the chunk, frequencies in the CPU's order.
 __global__ void __launch_bounds__(kInverseThreads)
     inverse_kernel(const DecodeTables tables, const std::int32_t* __restrict__ status,
@@ -209,7 +200,7 @@ __global__ void __launch_bounds__(kInverseThreads)
   const double* cosine = tables.cosines + index / tables.dims;
   double sum = 0.0;
   for (int frequency = 0; frequency < tables.steps; ++frequency) {
-    sum = add_product(sum, *coefficient, *cosine);
+    sum = __dadd_rn(sum, __dmul_rn(*coefficient, *cosine));  // two roundings, as on the CPU
     coefficient += tables.dims;
     cosine += tables.steps;
   }
