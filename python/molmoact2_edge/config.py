@@ -18,9 +18,13 @@ import yaml
 
 from molmoact2_edge.build import models_dir
 from molmoact2_edge.control.limits import JointLimits
+from molmoact2_edge.control.watchdogs import MotorLevels, Watchdogs
 from molmoact2_edge.errors import InputError
 
-SPLICE_MODES = ("sync", "async", "blend")
+SPLICE_MODES = ("sync", "async", "blend", "rtc")
+RESAMPLINGS = ("linear", "cubic")
+OVERRUN_RESPONSES = ("hold", "fault")
+STOP_POSES = ("hold", "damp", "torque_off")
 JOINT_CONVENTIONS = ("none", "so100_so101")
 SOFT_MASKS = ("exponential", "linear")
 ISOLATIONS = ("process", "thread")
@@ -40,6 +44,11 @@ class JointConfig:
     """How far from the measured position a target may be."""
     start_distance: float
     """How far from the measured position the first target may be."""
+    jerk: float | None = None
+    """Per second cubed; None: not limited. Commands are late by ``acceleration / jerk`` seconds."""
+    temperature: tuple[float, float] | None = None
+    """Its own in the place of the watchdogs'; None: theirs."""
+    current: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,8 @@ class RealTimeChunkingConfig:
     """How the weight falls after the frozen rows: ``exponential`` lets go faster than ``linear``."""
     mask_s: float
     """Over how long it falls, where the chunk before lasts as long."""
+    tolerance: float
+    """How far, in a joint's unit, a frozen row may be from what was executed before the chunk is counted."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +88,51 @@ class ChunkConfig:
     rate_hz: float
     """Actions per second; at most the loop's rate."""
     mode: str
+    resampling: str
+    """How targets between actions are found: ``linear``, or ``cubic`` with a continuous velocity."""
     blend_s: float
     first_action_due: int
     """Periods of ``rate_hz`` between the observation and the first action: 0 or 1."""
     replan_after: int
     """Actions of a chunk to execute before the next is asked for; 0 asks all the time."""
     rtc: RealTimeChunkingConfig
+
+
+@dataclass(frozen=True)
+class WatchdogConfig:
+    """When the loop holds besides a silent bus, or when that is a fault."""
+
+    chunk_age_max_s: float | None
+    """Of the observation behind an executed action; older: hold. None: any age."""
+    camera_age_max_s: float
+    """Of each camera's newest image; older: hold."""
+    overruns_max: int | None
+    """More missed deadlines within ``overrun_window_s`` are too many. None: any number."""
+    overrun_window_s: float
+    overrun_response: str
+    temperature: tuple[float, float] | None
+    """Degrees Celsius of a joint: above the first the arm is held, above the second is a fault. None: not judged."""
+    temperature_hysteresis: float
+    """Degrees below the first at which the hold ends."""
+    current: tuple[float, float] | None
+    """Amperes of a joint, by magnitude."""
+    current_hysteresis: float
+    current_duration_s: float
+    """How long a current must last to count."""
+
+
+@dataclass(frozen=True)
+class StopConfig:
+    """Ways to stop a run besides its end, and what the motors do once the arm is at rest."""
+
+    pose: str
+    """``hold``, ``damp`` or ``torque_off``."""
+    key: bool
+    """Any key in the run's terminal stops."""
+    file: str | None
+    """Stops when this path exists; its directory must."""
+    socket: str | None
+    """``unix:PATH`` or ``tcp:PORT`` on 127.0.0.1: whatever is sent there stops."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +174,8 @@ class RobotConfig:
     joints: dict[str, JointConfig]
     loop: LoopConfig
     chunk: ChunkConfig
+    watchdogs: WatchdogConfig
+    stop: StopConfig
     cameras: dict[str, CameraConfig]
     policy: PolicyConfig
 
@@ -136,6 +188,28 @@ class RobotConfig:
             velocity_max=[joint.velocity for joint in joints],
             acceleration_max=[joint.acceleration for joint in joints],
             jump_max=[joint.jump for joint in joints],
+            jerk_max=[joint.jerk or 0.0 for joint in joints],
+        )
+
+    def watchdog_settings(self) -> Watchdogs:
+        """Return what the loop watches, cameras in the order of the file."""
+        watch = self.watchdogs
+        joints = list(self.joints.values())
+        return Watchdogs(
+            chunk_age_max_s=watch.chunk_age_max_s,
+            cameras=tuple(self.cameras),
+            camera_age_max_s=watch.camera_age_max_s,
+            overruns_max=watch.overruns_max,
+            overrun_window_s=watch.overrun_window_s,
+            overruns_fault=watch.overrun_response == "fault",
+            temperature=_motor_levels(
+                [joint.temperature or watch.temperature for joint in joints], watch.temperature_hysteresis
+            ),
+            current=_motor_levels(
+                [joint.current or watch.current for joint in joints],
+                watch.current_hysteresis,
+                watch.current_duration_s,
+            ),
         )
 
     def start_distances(self) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
@@ -148,10 +222,16 @@ class RobotConfig:
             "name": self.name,
             "driver": self.driver,
             "joints": {
-                name: {**vars(joint), "position": list(joint.position)} for name, joint in self.joints.items()
+                name: {
+                    key: list(value) if isinstance(value, tuple) else value
+                    for key, value in vars(joint).items()
+                }
+                for name, joint in self.joints.items()
             },
             "loop": {**vars(self.loop), "cpus": list(self.loop.cpus)},
             "chunk": {**vars(self.chunk), "rtc": dict(vars(self.chunk.rtc))},
+            "watchdogs": _plain(self.watchdogs),
+            "stop": dict(vars(self.stop)),
             "cameras": {name: dict(vars(camera)) for name, camera in self.cameras.items()},
             "policy": dict(vars(self.policy)),
         }
@@ -159,6 +239,20 @@ class RobotConfig:
     def to_yaml(self) -> str:
         """Return the configuration as YAML that :func:`load_robot` reads back."""
         return yaml.safe_dump(self.as_dict(), sort_keys=False)
+
+
+def _plain(section: JointConfig | WatchdogConfig) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in vars(section).items()}
+
+
+def _motor_levels(
+    levels: list[tuple[float, float] | None], hysteresis: float, duration_s: float = 0.0
+) -> MotorLevels | None:
+    if not any(levels):
+        return None
+    pairs = [(math.inf, math.inf) if pair is None else pair for pair in levels]
+    warn, limit = zip(*pairs, strict=True)
+    return MotorLevels(warn, limit, hysteresis, duration_s)
 
 
 def robot_names() -> list[str]:
@@ -237,6 +331,8 @@ class _Reader:
             joints=joints,
             loop=loop,
             chunk=self._chunk(top.section("chunk"), loop.rate_hz),
+            watchdogs=self._watchdogs(top.section("watchdogs")),
+            stop=self._stop(top.section("stop")),
             cameras=cameras,
             policy=self._policy(top.section("policy")),
         )
@@ -251,6 +347,9 @@ class _Reader:
             acceleration=section.number("acceleration", above=0),
             jump=section.number("jump", above=0),
             start_distance=section.number("start_distance", above=0),
+            jerk=section.optional_number("jerk", above=0),
+            temperature=section.optional_interval("temperature", above=0),
+            current=section.optional_interval("current", above=0),
         )
         section.no_more()
         return joint
@@ -285,6 +384,7 @@ class _Reader:
         chunk = ChunkConfig(
             rate_hz=section.number("rate_hz", above=0, at_most=loop_rate_hz),
             mode=section.choice("mode", SPLICE_MODES),
+            resampling=section.choice("resampling", RESAMPLINGS),
             blend_s=section.number("blend_s", at_least=0, at_most=10),
             first_action_due=section.integer("first_action_due", 0, 1),
             replan_after=section.integer("replan_after", 0, 1000),
@@ -299,9 +399,38 @@ class _Reader:
             delay_quantile=section.number("delay_quantile", above=0, at_most=1),
             mask=section.choice("mask", SOFT_MASKS),
             mask_s=section.number("mask_s", at_least=0, at_most=10),
+            tolerance=section.number("tolerance", at_least=0),
         )
         section.no_more()
         return rtc
+
+    @staticmethod
+    def _watchdogs(section: _Section) -> WatchdogConfig:
+        watchdogs = WatchdogConfig(
+            chunk_age_max_s=section.optional_number("chunk_age_max_s", above=0),
+            camera_age_max_s=section.number("camera_age_max_s", above=0),
+            overruns_max=section.optional_integer("overruns_max", 1, 64),
+            overrun_window_s=section.number("overrun_window_s", above=0, at_most=60),
+            overrun_response=section.choice("overrun_response", OVERRUN_RESPONSES),
+            temperature=section.optional_interval("temperature", above=0),
+            temperature_hysteresis=section.number("temperature_hysteresis", at_least=0),
+            current=section.optional_interval("current", above=0),
+            current_hysteresis=section.number("current_hysteresis", at_least=0),
+            current_duration_s=section.number("current_duration_s", at_least=0, at_most=60),
+        )
+        section.no_more()
+        return watchdogs
+
+    @staticmethod
+    def _stop(section: _Section) -> StopConfig:
+        stop = StopConfig(
+            pose=section.choice("pose", STOP_POSES),
+            key=section.boolean("key"),
+            file=section.optional_text("file"),
+            socket=section.optional_text("socket"),
+        )
+        section.no_more()
+        return stop
 
     @staticmethod
     def _policy(section: _Section) -> PolicyConfig:
@@ -410,13 +539,31 @@ class _Section:
         return self._take(key, f"a number {' and '.join(filter(None, bounds))}".strip(), accept)
 
     def interval(self, key: str) -> tuple[float, float]:
-        def accept(value: object) -> tuple[float, float] | None:
-            if not isinstance(value, list) or len(value) != 2:
-                return None
-            low, high = _number(value[0]), _number(value[1])
-            return (low, high) if low is not None and high is not None and low < high else None
+        return self._take(key, "[lowest, highest]", _interval)
 
-        return self._take(key, "[lowest, highest]", accept)
+    def optional_number(self, key: str, *, above: float) -> float | None:
+        """A number, or None where the key is absent or null."""
+        return None if self._absent(key) else self.number(key, above=above)
+
+    def optional_integer(self, key: str, low: int, high: int) -> int | None:
+        """A whole number, or None where the key is absent or null."""
+        return None if self._absent(key) else self.integer(key, low, high)
+
+    def optional_interval(self, key: str, *, above: float) -> tuple[float, float] | None:
+        """[lowest, highest], or None where the key is absent or null."""
+
+        def accept(value: object) -> tuple[float, float] | None:
+            interval = _interval(value)
+            return interval if interval is not None and interval[0] > above else None
+
+        return None if self._absent(key) else self._take(key, f"[lowest, highest] above {above:g}", accept)
+
+    def _absent(self, key: str) -> bool:
+        self._known.append(key)
+        if self._data.get(key) is not None:
+            return False
+        self._data.pop(key, None)
+        return True
 
     def no_more(self) -> None:
         for key in self._data:
@@ -427,6 +574,13 @@ class _Section:
 
 def _text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
+
+
+def _interval(value: object) -> tuple[float, float] | None:
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    low, high = _number(value[0]), _number(value[1])
+    return (low, high) if low is not None and high is not None and low < high else None
 
 
 def _number(value: object) -> float | None:

@@ -45,7 +45,7 @@ def test_extends_overlays_values_and_replaces_tables() -> None:
         (("loop", "cpus"), [0, -1], r"loop\.cpus: expected a list of CPU numbers"),
         (("loop", "rate"), 50, r"loop\.rate: no such key; did you mean rate_hz\?"),
         (("chunk", "rate_hz"), 60, r"chunk\.rate_hz: expected a number above 0 and at most 50"),
-        (("chunk", "mode"), "fast", r"chunk\.mode: expected sync or async or blend, got 'fast'"),
+        (("chunk", "mode"), "fast", r"chunk\.mode: expected sync or async or blend or rtc, got 'fast'"),
         (("chunk", "rtc", "mask"), "hard", r"chunk\.rtc\.mask: expected exponential or linear, got 'hard'"),
         (
             ("chunk", "rtc", "delay_quantile"),
@@ -56,6 +56,16 @@ def test_extends_overlays_values_and_replaces_tables() -> None:
         (("policy", "isolation"), "container", r"policy\.isolation: expected process or thread"),
         (("policy", "nice"), -5, r"policy\.nice: expected a whole number from 0 to 19"),
         (("policy", "call_limit_s"), 0, r"policy\.call_limit_s: expected a number above 0"),
+        (("chunk", "resampling"), "square", r"chunk\.resampling: expected linear or cubic"),
+        (("watchdogs", "camera_age_max_s"), 0, r"watchdogs\.camera_age_max_s: expected a number above 0"),
+        (("watchdogs", "overruns_max"), 0, r"watchdogs\.overruns_max: expected a whole number from 1 to 64"),
+        (
+            ("watchdogs", "temperature"),
+            [65, 55],
+            r"watchdogs\.temperature: expected \[lowest, highest\] above 0",
+        ),
+        (("stop", "pose"), "fall", r"stop\.pose: expected hold or damp or torque_off"),
+        (("joints", "gripper", "jerk"), 0, r"joints\.gripper\.jerk: expected a number above 0"),
         (("policy", "joint_convention"), "so102", r"policy\.joint_convention: expected none or so100_so101"),
         (("cameras",), {}, r"cameras: expected a mapping of 1 to 16 names"),
         (("cameras", "front", "height"), 0, r"cameras\.front\.height: expected a whole number"),
@@ -82,6 +92,28 @@ def test_a_mistake_is_named_with_file_and_key(
     path.write_text(yaml.safe_dump(data))
     with pytest.raises(InputError, match=rf"mine\.yaml: {named}"):
         load_robot(path)
+
+
+def test_what_may_be_absent_or_null_is_off_and_a_joint_may_have_levels_of_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "extends: so101\n"
+        "watchdogs: {chunk_age_max_s: null, overruns_max: null, temperature: null, overrun_response: fault}\n"
+        "joints:\n"
+        "  hip: {position: [0, 1], velocity: 1, acceleration: 2, jump: 1, start_distance: 1, jerk: 40,"
+        " temperature: [40, 50]}\n"
+        "  knee: {position: [0, 1], velocity: 1, acceleration: 2, jump: 1, start_distance: 1}\n"
+    )
+    config = load_robot(path)
+    limits, watchdogs = config.limits(), config.watchdog_settings()
+    assert limits.jerk_max is not None
+    assert limits.jerk_max.tolist() == [40.0, 0.0]
+    assert (watchdogs.chunk_age_max_s, watchdogs.overruns_max, watchdogs.overruns_fault) == (None, None, True)
+    assert watchdogs.cameras == ("front", "wrist")
+    assert watchdogs.temperature is not None
+    assert watchdogs.temperature.warn == (40.0, np.inf)
+    assert watchdogs.current is not None
+    assert watchdogs.current.limit == (2.5, 2.5)
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
