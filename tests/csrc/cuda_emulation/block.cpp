@@ -284,7 +284,7 @@ unsigned Block::barrier(bool predicate, std::source_location where) {
   if (at_barrier_ == 0) {
     barrier_where_ = where;
   } else if (!same_place(barrier_where_, where)) {
-    fail("threads of one block wait at different barriers, the others at " + text(barrier_where_), where);
+    fail(where, {"threads of one block wait at different barriers, this one and that"}, barrier_where_);
   }
   ++at_barrier_;
   predicates_ += predicate ? 1U : 0U;
@@ -300,19 +300,19 @@ void Block::warp_operation(const char* name, unsigned mask, void* operand,
   const unsigned lane = self.number % kWarpSize;
   const unsigned first = self.number - lane;
   Warp& warp = warps_[self.number / kWarpSize];
-  if ((mask >> lane & 1U) == 0) fail(std::string(name) + " does not name the lane that calls it", where);
-  if ((mask & ~warp.members) != 0)
-    fail(std::string(name) + " names lanes that the block does not have", where);
-  if ((mask & warp.ended) != 0) fail(std::string(name) + " names lanes whose thread has ended", where);
+  if ((mask >> lane & 1U) == 0) fail(where, {name, " does not name the lane that calls it"});
+  if ((mask & ~warp.members) != 0) fail(where, {name, " names lanes that the block does not have"});
+  if ((mask & warp.ended) != 0) fail(where, {name, " names lanes whose thread has ended"});
   auto meeting =
       std::ranges::find_if(warp.meetings, [&](const WarpMeeting& other) { return other.mask & mask; });
   if (meeting == warp.meetings.end()) {
     warp.meetings.push_back({name, mask, 0, where, {}});
     meeting = warp.meetings.end() - 1;
   } else if (meeting->mask != mask || !same_text(meeting->name, name)) {
-    fail("lanes of one warp meet at " + std::string(name) + " and at " + meeting->name + " of " +
-             text(meeting->where) + (meeting->mask != mask ? ", with different masks" : ""),
-         where);
+    fail(where,
+         {"lanes of one warp meet here at ", name,
+          meeting->mask != mask ? ", with different masks, and at " : " and at ", meeting->name},
+         meeting->where);
   }
   meeting->operands[lane] = operand;
   meeting->arrived |= 1U << lane;
@@ -336,8 +336,7 @@ void Block::end_thread() {
   Warp& warp = warps_[self.number / kWarpSize];
   for (const WarpMeeting& meeting : warp.meetings) {
     if ((meeting.mask >> lane & 1U) != 0) {
-      fail("a thread ended while lanes of its warp wait for it at " + std::string(meeting.name),
-           meeting.where);
+      fail(meeting.where, {"a thread ended while lanes of its warp wait for it at ", meeting.name});
     }
   }
   warp.ended |= 1U << lane;
@@ -359,12 +358,20 @@ void Block::end_thread() {
   self.context.leave_to(turn_to(next));
 }
 
-void Block::fail(const std::string& what, std::source_location where) {
-  DeviceThread& self = *running_thread;
+void Block::describe_failure(std::source_location where, std::initializer_list<std::string_view> what,
+                             std::optional<std::source_location> other) {
   std::ostringstream message;
-  message << text(where) << ": " << what << " (" << text(index_) << ", thread " << self.number << ")";
+  message << text(where) << ": ";
+  for (const std::string_view part : what) message << part;
+  if (other) message << " of " << text(*other);
+  message << " (" << text(index_) << ", thread " << running_thread->number << ")";
   launch_->failure = message.str();
-  self.context.leave_to(host_);
+}
+
+void Block::fail(std::source_location where, std::initializer_list<std::string_view> what,
+                 std::optional<std::source_location> other) {
+  describe_failure(where, what, other);
+  running_thread->context.leave_to(host_);
 }
 
 std::string Block::describe_deadlock() const {

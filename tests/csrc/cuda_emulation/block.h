@@ -5,9 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <memory>
+#include <optional>
 #include <source_location>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "fiber.h"
@@ -90,7 +93,10 @@ class Block {
   void poll();
   // For a thread that wrote what others may poll.
   void note_event() { ++launch_->events; }
-  [[noreturn]] void fail(const std::string& what, std::source_location where);
+  // Ends the launch: `what`, joined, at `where`, in contrast to `other`. Fibers are left as they stand, so
+  // that nothing on their stacks may own memory.
+  [[noreturn]] void fail(std::source_location where, std::initializer_list<std::string_view> what,
+                         std::optional<std::source_location> other = {});
 
   void* dynamic_shared() const { return dynamic_shared_; }
   // True for memory that ldmatrix and cp.async may call shared.
@@ -126,6 +132,8 @@ class Block {
   // Returns in the next thread where that takes over the stack, else never.
   void end_thread();
   void release_barrier();
+  void describe_failure(std::source_location where, std::initializer_list<std::string_view> what,
+                        std::optional<std::source_location> other);
   std::string describe_deadlock() const;
   void prepare_shared();
 

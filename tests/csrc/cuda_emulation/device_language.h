@@ -274,5 +274,5 @@ inline float max(float a, float b) { return std::fmax(a, b); }
 inline double max(double a, double b) { return std::fmax(a, b); }
 
 [[noreturn]] inline void __trap(std::source_location where = std::source_location::current()) {
-  molmoact2::cuda_emulation::running_block->fail("__trap", where);
+  molmoact2::cuda_emulation::running_block->fail(where, {"__trap"});
 }

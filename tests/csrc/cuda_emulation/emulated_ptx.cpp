@@ -90,9 +90,9 @@ void load_matrices(std::uint32_t* r, int count, bool transposed, const void* sha
                    std::source_location where) {
   const auto lane = static_cast<int>(running_thread->number % kWarpSize);
   if (lane < count * kMatrixSide) {
-    if (!aligned(shared)) running_block->fail("ldmatrix of a row that is not aligned to 16 bytes", where);
+    if (!aligned(shared)) running_block->fail(where, {"ldmatrix of a row that is not aligned to 16 bytes"});
     if (!running_block->is_shared(shared, kCopyBytes)) {
-      running_block->fail("ldmatrix outside shared memory", where);
+      running_block->fail(where, {"ldmatrix outside shared memory"});
     }
   }
   MatrixLoad mine{r, count, transposed, shared};
@@ -103,13 +103,13 @@ void load_matrices(std::uint32_t* r, int count, bool transposed, const void* sha
 
 void start_copy(void* shared, const void* global, bool valid, std::source_location where) {
   if (!aligned(shared) || !aligned(global)) {
-    running_block->fail("cp.async between addresses that are not aligned to 16 bytes", where);
+    running_block->fail(where, {"cp.async between addresses that are not aligned to 16 bytes"});
   }
   if (!running_block->is_shared(shared, kCopyBytes)) {
-    running_block->fail("cp.async to outside shared memory", where);
+    running_block->fail(where, {"cp.async to outside shared memory"});
   }
   if (valid && !is_device_memory(global, kCopyBytes)) {
-    running_block->fail("cp.async from outside device memory", where);
+    running_block->fail(where, {"cp.async from outside device memory"});
   }
   std::memset(shared, 0xFF, kCopyBytes);  // NaN until someone waits for it
   running_thread->copies.push_back({shared, valid ? global : nullptr, running_thread->open_group});

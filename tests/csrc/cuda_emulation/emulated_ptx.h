@@ -90,7 +90,7 @@ inline void store_relaxed_8(std::uint32_t* address, const uint2& value, Where wh
 
 inline uint4 load_streaming_16(const void* global, Where where = Where::current()) {
   if (reinterpret_cast<std::uintptr_t>(global) % 16 != 0) {
-    cuda_emulation::running_block->fail("load_streaming_16 of an address that is not aligned to 16", where);
+    cuda_emulation::running_block->fail(where, {"load_streaming_16 of an address that is not aligned to 16"});
   }
   return *static_cast<const uint4*>(global);
 }

@@ -143,10 +143,10 @@ bool finds_every_stray_access() {
 
 void require_writable(const void* memory, std::size_t bytes, const char* what, std::source_location where) {
   if (reinterpret_cast<std::uintptr_t>(memory) % bytes != 0) {
-    running_block->fail(std::string(what) + " of an address that is not aligned", where);
+    running_block->fail(where, {what, " of an address that is not aligned"});
   }
   if (!running_block->is_shared(memory, bytes) && !is_device_memory(memory, bytes)) {
-    running_block->fail(std::string(what) + " of an address that is neither device nor shared memory", where);
+    running_block->fail(where, {what, " of an address that is neither device nor shared memory"});
   }
 }
 

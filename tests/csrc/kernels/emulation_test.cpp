@@ -248,7 +248,7 @@ CASE("warp operations of lanes that do not come together are reported") {
   CHECK(mentions(failure_of({.grid = 1, .block = 32}, missing_lane_kernel, result.get()), "ended"));
   CHECK(mentions(failure_of({.grid = 1, .block = 20}, missing_lane_kernel, result.get()), "does not have"));
   CHECK(mentions(failure_of({.grid = 1, .block = 32}, unnamed_lane_kernel), "does not name"));
-  CHECK(mentions(failure_of({.grid = 1, .block = 32}, mixed_operations_kernel), "meet at"));
+  CHECK(mentions(failure_of({.grid = 1, .block = 32}, mixed_operations_kernel), "meet here at"));
 }
 
 CASE("lanes may meet in parts of a warp") {
