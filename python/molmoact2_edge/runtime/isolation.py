@@ -35,15 +35,20 @@ class OpenPolicy(PolicyLike, Protocol):
 class ThreadPolicy:
     """A policy in this process: its Python code and the control process's take turns, its failures are shared."""
 
-    def __init__(self, checkpoint: str, device: str, dtype: str, offline: bool) -> None:
+    def __init__(self, checkpoint: str, *, device: str, dtype: str, offline: bool, threads: int) -> None:
+        import torch
+
         from molmoact2_edge.policy import Policy
 
         begin = time.perf_counter()
+        if threads:
+            torch.set_num_threads(threads)
         self._policy = Policy.from_pretrained(checkpoint, device=device, dtype=dtype, offline=offline)
         self._about = {
             "device": str(self._policy.device),
             "dtype": str(self._policy.dtype).removeprefix("torch."),
             "backends": self._policy.backends,
+            "threads": torch.get_num_threads(),
             "load_s": round(time.perf_counter() - begin, 3),
         }
 
@@ -93,7 +98,7 @@ def open_policy(
     """
     wanted = config.policy
     if wanted.isolation == "thread":
-        return ThreadPolicy(checkpoint, device, dtype, offline)
+        return ThreadPolicy(checkpoint, device=device, dtype=dtype, offline=offline, threads=wanted.threads)
     return ProcessPolicy(
         PolicyProcessSettings(
             checkpoint,

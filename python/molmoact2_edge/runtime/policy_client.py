@@ -39,6 +39,8 @@ from molmoact2_edge.types import Image
 DIED, HUNG, GARBLED = "policy_died", "policy_hung", "policy_garbled"
 
 _COMMAND = (sys.executable, "-m", "molmoact2_edge.runtime.policy_process")
+# PyTorch's threads sleep while they wait for one another; by default they spin, on processors that the loop needs.
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 _SEND_LIMIT_S = 1.0  # a request is small and the other side is reading
 _CLOSE_LIMIT_S = 2.0
 
@@ -114,6 +116,7 @@ class _Child:
             try:
                 process = subprocess.Popen(  # noqa: S603
                     arguments,
+                    env={**os.environ, **_ENVIRONMENT},
                     stdin=subprocess.DEVNULL,
                     stdout=2,  # what it prints must not land in the middle of the status
                     pass_fds=(theirs.fileno(), frames.descriptor),
