@@ -20,10 +20,11 @@ from molmoact2_edge.control import ControlLoop, GateState, Observation
 from molmoact2_edge.errors import PolicyError
 from molmoact2_edge.guide import ActionGuide
 from molmoact2_edge.runtime.latency import Latencies
-from molmoact2_edge.runtime.realtime_chunking import CallDelay, ChunkContinuation, rest_of_chunk
+from molmoact2_edge.runtime.realtime_chunking import CallDelay, ChunkContinuation
 from molmoact2_edge.telemetry.journal import Journal, PolicyCall, PushedChunk
 from molmoact2_edge.types import Image
 
+_PLANNED_ROWS = 1024  # more than any chunk has
 _HELD_PERIODS = 2.0  # of the loop; held for longer although a chunk was handed over, another is asked for
 
 
@@ -89,6 +90,8 @@ class Request:
     guide: ActionGuide | None
     due_first: npt.NDArray[np.float64]
     """(joints,) what is due at the observation itself, for policies whose first action is due one period later."""
+    frozen_rows: int = 0
+    """Rows of the chunk to hand over, from its first on, that repeat what is being executed."""
 
     def ask(self, policy: PolicyLike, config: RobotConfig) -> PredictionLike:
         """Call the policy; raises what it raises."""
@@ -138,7 +141,7 @@ class PolicyCalls:
                 delay=delay,
             )
         self._last_frame_ns = 0
-        self._pushed: tuple[npt.NDArray[np.float64], Observation] | None = None
+        self._pushed: Observation | None = None
         self._pushed_ns = 0
 
     def due(self, now_ns: int) -> bool:
@@ -148,7 +151,7 @@ class PolicyCalls:
         record = self._loop.last_record()
         if record is None:
             return False
-        if record["step"] - self._pushed[1].step >= self._replan_steps:
+        if record["step"] - self._pushed.step >= self._replan_steps:
             return True
         # Held although a chunk was handed over: it was refused, or is over.
         waited_s = (now_ns - self._pushed_ns) * 1e-9
@@ -165,11 +168,12 @@ class PolicyCalls:
         self._last_frame_ns = observed_ns
         self._latencies.add("camera_age", (now_ns - observed_ns) * 1e-9)
         self.counts.calls += 1
-        guide, due_first = None, observation.measured
+        guide, due_first, frozen_rows = None, observation.measured, 0
         if self._continuation is not None:
-            planned = self._planned(observation)
-            if len(planned):
+            planned = self._loop.planned(observation, _PLANNED_ROWS)
+            if len(planned) and np.isfinite(planned).all():
                 guide, due_first = self._continuation.guide(planned), planned[0]
+                frozen_rows = self._config.chunk.first_action_due + int(np.sum(guide.weights == 1.0))
                 self.counts.guided += 1
         return Request(
             [frame.image for frame in frames],
@@ -180,6 +184,7 @@ class PolicyCalls:
             now_ns,
             guide,
             due_first,
+            frozen_rows,
         )
 
     def finish(self, request: Request, prediction: PredictionLike, now_ns: int) -> bool:
@@ -191,12 +196,12 @@ class PolicyCalls:
         chunk = chunk_from(prediction.actions, request.due_first, self._config.chunk.first_action_due)
         observation = request.observation
         try:
-            number = self._loop.push(chunk, observation)
+            number = self._loop.push(chunk, observation, frozen_rows=request.frozen_rows)
         except ValueError as error:
             self._note(request, now_ns, type(error).__name__, str(error), prediction.timing)
             return False
         self._delay.add((now_ns - request.observed_ns) * 1e-9)
-        self._pushed, self._pushed_ns = (chunk, observation), now_ns
+        self._pushed, self._pushed_ns = observation, now_ns
         self.counts.chunks += 1
         self._note(request, now_ns, "chunk", "", prediction.timing)
         self._journal.note_chunk(
@@ -212,14 +217,6 @@ class PolicyCalls:
     def policy_restarted(self) -> None:
         """The next call is the first of a new process, and as slow."""
         self._delay.restart()
-
-    def _planned(self, observation: Observation) -> npt.NDArray[np.float64]:
-        """Return (rows, joints) what the loop executes from the observation on, one row per period of the chunk."""
-        if self._pushed is None or self._pushed[1].run != observation.run:
-            return np.empty((0, len(observation.measured)))
-        chunk, since = self._pushed
-        rates = self._config.chunk.rate_hz / self._config.loop.rate_hz
-        return rest_of_chunk(chunk, observation.step - since.step, rates)
 
     def _note(
         self,

@@ -109,18 +109,3 @@ class ChunkContinuation:
         weights = soft_mask(max(frozen, 0), soft, len(rows), self._config.mask)
         kept = int(np.count_nonzero(weights))  # they fall: what has no weight is at the end
         return ActionGuide(rows[:kept], weights[:kept])
-
-
-def rest_of_chunk(
-    chunk: npt.NDArray[np.float64], steps: int, actions_per_step: float
-) -> npt.NDArray[np.float64]:
-    """Return what is left of ``chunk`` (rows, joints) ``steps`` loop steps after its observation, row by row.
-
-    As the loop itself samples it: linearly between rows, the last row being in force for as long as the others.
-    """
-    begin = steps * actions_per_step
-    left = max(0, math.ceil(len(chunk) - begin - _ROUNDING))
-    positions = begin + np.arange(left)
-    rows = np.arange(len(chunk), dtype=np.float64)
-    columns = [np.interp(positions, rows, chunk[:, joint]) for joint in range(chunk.shape[1])]
-    return np.stack(columns, axis=1) if left else np.empty((0, chunk.shape[1]))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from molmoact2_drivers import Frame
+from molmoact2_drivers import Frame, StopPolicy
 from molmoact2_edge.config import RobotConfig
-from molmoact2_edge.control import ControlLoop, GateState, SchedulingWarning
+from molmoact2_edge.control import ControlLoop, GateState, Reason, SchedulingWarning, StopMonitor
 from molmoact2_edge.errors import InputError, RobotError
+from molmoact2_edge.runtime.camera_watch import CameraWatch
 from molmoact2_edge.runtime.interruption import Interruption
 from molmoact2_edge.runtime.latency import Latencies
 from molmoact2_edge.runtime.policy_calls import CallCounts, PolicyCalls, PolicyLike, PredictionLike
@@ -113,16 +117,20 @@ class Runner:
             self.telemetry = RunTelemetry(
                 self.settings.telemetry, self.loop, self.scenario.cameras, self.config, self.journal
             )
-            self._warm_up()
-            for index in range(self.settings.episodes):
-                if interruption.asked or self._policy_spent:
-                    break
-                self._episode(index, recorder, interruption)
+            with self._stop_monitor() as stops, self._camera_watch():
+                self._status.line(f"stops on {', '.join(stops.sources)}")
+                self._warm_up()
+                for index in range(self.settings.episodes):
+                    if interruption.asked or self.stop_reason is not None or self._policy_spent:
+                        break
+                    self._episode(index, recorder, interruption)
         except Exception as error:
             self.request_black_box(f"error: {type(error).__name__}")
             raise
         finally:
             self.loop.stop()
+            # At rest now, whatever ended the run: the driver carries out what the configuration wants then.
+            self.scenario.robot.stop(StopPolicy(self.config.stop.pose))
             if self.telemetry is not None:
                 self.telemetry.close()
             if recorder is not None:
@@ -132,6 +140,25 @@ class Runner:
         """Have the last seconds of the loop written to a file; returns at once. Safe in a signal handler."""
         if self.telemetry is not None:
             self.telemetry.request_black_box(reason)
+
+    def _stop_monitor(self) -> StopMonitor:
+        stop = self.config.stop
+        return StopMonitor(
+            self.loop,
+            key=sys.stdin.fileno() if stop.key and _has_terminal() else None,
+            file=stop.file,
+            socket=stop.socket,
+            signals=threading.current_thread() is threading.main_thread(),
+        )
+
+    def _camera_watch(self) -> AbstractContextManager[object]:
+        return CameraWatch(self.loop, self.scenario.cameras)
+
+    @property
+    def stop_reason(self) -> Reason | None:
+        """Which stop was asked for, for good; None as long as there was none."""
+        reason = self.loop.latched_stop
+        return None if reason == Reason.NONE else reason
 
     @property
     def successes(self) -> int:
@@ -265,6 +292,9 @@ class Runner:
                 assert interruption.signal is not None
                 result.reason = f"ended by {interruption.signal.name}"
                 return
+            if self.stop_reason is not None:
+                result.reason = f"stopped: {self.stop_reason.text}"
+                return
             if self._status.live:
                 self._status.update(self._block(result, worker, trace, time.monotonic() - begun))
 
@@ -290,6 +320,13 @@ class Runner:
         ]
 
 
+def _has_terminal() -> bool:
+    try:
+        return sys.stdin.isatty()
+    except (AttributeError, ValueError):  # there is no standard input, or it is closed
+        return False
+
+
 def build_loop(config: RobotConfig, scenario: Scenario) -> ControlLoop:
     """Return the control loop for a robot as its configuration wants it."""
     loop = config.loop
@@ -300,6 +337,9 @@ def build_loop(config: RobotConfig, scenario: Scenario) -> ControlLoop:
         chunk_rate_hz=config.chunk.rate_hz,
         mode=config.chunk.mode,
         blend_steps=round(config.chunk.blend_s * loop.rate_hz),
+        resampling=config.chunk.resampling,
+        frozen_tolerance=config.chunk.rtc.tolerance,
+        watchdogs=config.watchdog_settings(),
         silence_hold_s=loop.silence_hold_s,
         silence_fault_s=loop.silence_fault_s,
         start_speed=loop.start_speed,

@@ -9,7 +9,9 @@ from __future__ import annotations
 import hashlib
 import struct
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -121,6 +123,9 @@ class SimulatedRunner(Runner):
             },
         }
 
+    def _camera_watch(self) -> AbstractContextManager[object]:
+        return nullcontext()  # each exposure is reported as it happens
+
     def _warm_up(self) -> None:
         """Two calls before anything moves: wrong input shows here, not as a hold, and the splice learns the delay."""
         self._begun = time.perf_counter()
@@ -225,10 +230,10 @@ class SimulatedEpisode:
         """Let it happen until the judge, a fault, the limit or a signal ends it, and the arm is at rest."""
         begin, agenda, table = self._begin_ns, self._agenda, self._table
         self._loop.begin_stepped(begin)
-        for camera in table.stepped_cameras:
+        for number, camera in enumerate(table.stepped_cameras):
             # The first frame of the new scene; the cameras are free-running, not triggered by the episode.
-            camera.expose()
-            agenda.every(begin, camera.capabilities.rate_hz, _CAMERA, camera.expose)
+            self._expose(number)
+            agenda.every(begin, camera.capabilities.rate_hz, _CAMERA, partial(self._expose, number))
         agenda.every(begin, 1.0 / table.robot.period_s, _PHYSICS, table.robot.step)
         agenda.every(begin, self._config.loop.rate_hz, _TICK, self._tick)
         try:
@@ -267,6 +272,8 @@ class SimulatedEpisode:
         elif interruption.asked:
             assert interruption.signal is not None
             result.reason = f"ended by {interruption.signal.name}"
+        elif self._runner.stop_reason is not None:
+            result.reason = f"stopped: {self._runner.stop_reason.text}"
         else:
             return False
         return True
@@ -276,6 +283,11 @@ class SimulatedEpisode:
         return last is not None and last["state"] in (GateState.IDLE, GateState.FAULT)
 
     # What happens ------------------------------------------------------------------------------------------------
+
+    def _expose(self, number: int) -> None:
+        camera = self._table.stepped_cameras[number]
+        camera.expose()
+        self._loop.report_frame(number, camera.exposed_ns)
 
     def _tick(self) -> None:
         self._loop.tick(self._clock.now_ns)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from molmoact2_drivers import Camera, StopPolicy
+from molmoact2_drivers import Camera, LifeCycle, StopPolicy
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.errors import InputError
 from molmoact2_edge.sim import COLOURS, JOINT_NAMES, TouchTask, World, parse_instruction
@@ -61,5 +61,7 @@ class SimulatedTable:
     def close(self) -> None:
         for camera in self.cameras.values():
             camera.disconnect()
-        self.robot.stop(StopPolicy.HOLD)
+        # Not over what a run's stop has left the motors with.
+        if self.robot.life_cycle is LifeCycle.ACTIVE:
+            self.robot.stop(StopPolicy.HOLD)
         self.robot.disconnect()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from molmoact2_drivers import Frame, RobotState
+from molmoact2_drivers import Frame, RobotState, StopPolicy
 from molmoact2_edge.config import RobotConfig, load_robot
 from molmoact2_edge.control import MailboxPort
 from molmoact2_edge.errors import RobotError
@@ -44,6 +44,9 @@ class FollowingArm:
         self._port = MailboxPort(JOINTS)
         self.pose = np.zeros(JOINTS)
         self.silent = False
+        self.temperatures: np.ndarray | None = None
+        self.currents: np.ndarray | None = None
+        self.stops: list[StopPolicy] = []
         self._lock = threading.Lock()
         self._running = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -58,6 +61,9 @@ class FollowingArm:
 
     def port(self) -> MailboxPort:
         return self._port
+
+    def stop(self, policy: StopPolicy) -> None:
+        self.stops.append(policy)
 
     def place(self, pose: np.ndarray) -> None:
         """Put the arm somewhere; a command that was not taken yet is dropped."""
@@ -75,7 +81,7 @@ class FollowingArm:
                 if command is not None:
                     self.pose = command[0]
                 if not self.silent:
-                    self._port.publish_state(self.pose, time.monotonic_ns())
+                    self._port.publish_state(self.pose, time.monotonic_ns(), self.temperatures, self.currents)
             time.sleep(0.004)
 
 
