@@ -30,16 +30,14 @@ from typing import Any
 
 import numpy as np
 
+from molmoact2_edge.control import TickRecord
 from molmoact2_edge.errors import InputError
 
 FORMAT = "molmoact2-edge black box"
 VERSION = 1
-TICK_COLUMNS = (
-    "tick", "run", "state", "reason", "rejected_chunk", "followed", "deadline_ns", "wakeup_ns", "period_ns",
-    "read_ns", "write_ns", "written_ns", "busy_ns", "skipped_periods", "step", "chunk", "observed_ns", "action",
-    "remaining_steps", "limited_joints", "measured_ns", "measured", "target", "command",
-)  # fmt: skip
-"""As in :class:`molmoact2_edge.control.TickRecord`; the last three are lists with a number per joint."""
+TICK_COLUMNS = tuple(TickRecord.__annotations__)
+"""All that the loop tells of a tick, under its names; poses are lists with a number per joint."""
+POSES = ("measured", "target", "command")
 
 _SECTIONS = ("machine", "build", "robot", "statistics")
 _CRC_BEGIN = '{"crc":"'
@@ -216,9 +214,8 @@ def _take(content: BlackBoxContent, kind: str, value: Any, columns: Sequence[str
     if kind in _SECTIONS:
         setattr(content, kind, value)
     elif kind == "tick":
-        tick = dict(zip(columns, value, strict=True))
-        tick["action"] = _number(tick["action"])
-        for pose in ("measured", "target", "command"):
+        tick = {column: _number(entry) for column, entry in zip(columns, value, strict=True)}
+        for pose in POSES:
             tick[pose] = np.array([_number(entry) for entry in tick[pose]], dtype=np.float64)
         content.ticks.append(tick)
     elif kind == "chunk":
@@ -231,5 +228,6 @@ def _take(content: BlackBoxContent, kind: str, value: Any, columns: Sequence[str
         content.damage.append(f"a line of unknown kind {kind!r} was left out")
 
 
-def _number(value: float | str) -> float:
-    return float(value)
+def _number(value: Any) -> Any:
+    """Return the numbers that JSON does not know as what they are, everything else as it is."""
+    return float(value) if value in ("nan", "inf", "-inf") else value

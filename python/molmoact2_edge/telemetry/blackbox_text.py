@@ -11,9 +11,8 @@ import numpy as np
 
 from molmoact2_edge._core.control import REASONS
 from molmoact2_edge.errors import InputError
-from molmoact2_edge.telemetry.blackbox_file import TICK_COLUMNS, BlackBoxContent
+from molmoact2_edge.telemetry.blackbox_file import POSES, BlackBoxContent
 
-_POSES = ("measured", "target", "command")
 _CALLS_SHOWN = 5
 _EVENTS_SHOWN = 8
 
@@ -66,14 +65,14 @@ def write_csv(content: BlackBoxContent, path: Path) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    single = [column for column in TICK_COLUMNS if column not in _POSES]
-    poses = [f"{pose}.{joint}" for pose in _POSES for joint in content.joints]
+    single = [column for column in content.header["tick_columns"] if column not in POSES]
+    poses = [f"{pose}.{joint}" for pose in POSES for joint in content.joints]
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow([*single, *poses])
             for tick in content.ticks:
-                values = [float(value) for pose in _POSES for value in tick[pose]]
+                values = [float(value) for pose in POSES for value in tick[pose]]
                 writer.writerow([*(tick[column] for column in single), *values])
     except OSError as error:
         raise InputError(f"cannot write {path}: {error}; give another place with --csv") from error
@@ -92,7 +91,7 @@ def _joints(content: BlackBoxContent) -> list[str]:
         f"  {'joint':<16}{'measured':>10}{'target':>10}{'command':>10}   allowed",
     ]
     for index, joint in enumerate(content.joints):
-        poses = "".join(f"{last[pose][index]:>10.3f}" for pose in _POSES)
+        poses = "".join(f"{last[pose][index]:>10.3f}" for pose in POSES)
         low, high = limits.get(joint, {}).get("position", ("?", "?"))
         limited = "   at a limit" if int(last["limited_joints"]) >> index & 1 else ""
         lines.append(f"  {joint:<16}{poses}   {low} .. {high}{limited}")

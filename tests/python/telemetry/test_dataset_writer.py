@@ -292,7 +292,7 @@ def test_a_directory_with_other_things_is_refused(tmp_path: Path, place: str) ->
     path = tmp_path / place
     path.parent.mkdir(exist_ok=True)
     path.write_text("important")
-    with pytest.raises(InputError, match="no dataset but (thesis.tex|data);"):
+    with pytest.raises(InputError, match=r"no dataset but (thesis\.tex|data);"):
         DatasetWriter(tmp_path, FORMAT)
     assert path.read_text() == "important"
 
