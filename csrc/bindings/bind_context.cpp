@@ -82,6 +82,7 @@ std::unique_ptr<CpuContextPlan> make_plan(int layers, int heads, const DenseFloa
 kernels::CacheView cache_view(const StridedFloats& array, const kernels::ContextShapes& shapes,
                               py::ssize_t tokens, const std::string& what) {
   require_shape(array, {shapes.layers, tokens, shapes.kv_width}, what);
+  if (array.size() == 0) return {array.data(), 0, 0};
   constexpr auto kSize = static_cast<py::ssize_t>(sizeof(float));
   if (array.strides(0) % kSize != 0 || array.strides(1) % kSize != 0) {
     throw std::invalid_argument(what + " is not aligned to float32");

@@ -53,7 +53,7 @@ class CompiledFlow:
             for tensor in (linear.weight, linear.bias)
             if tensor is not None
         ]
-        self._versions = _versions(self._sources)
+        self._versions = versions_of(self._sources)
         self._plan = FlowPlan(
             heads=config.num_heads,
             action_embed=_arrays(expert.action_embed),
@@ -92,7 +92,7 @@ class CompiledFlow:
         Raises:
             RuntimeError: The expert's weights have changed since they were packed.
         """
-        if _versions(self._sources) != self._versions:
+        if versions_of(self._sources) != self._versions:
             raise RuntimeError(
                 "the expert's weights have changed since compile(); call expert.compile() again"
             )
@@ -107,15 +107,15 @@ class CompiledFlow:
                 valid = context.mask[row].flatten()
                 keys, values = keys[:, :, valid], values[:, :, valid]
             chunk = self._plan.run(
-                _array(start[row]),
-                _array(keys),
-                _array(values),
-                _array(schedule.blocks),
-                _array(schedule.final),
+                array_of(start[row]),
+                array_of(keys),
+                array_of(values),
+                array_of(schedule.blocks),
+                array_of(schedule.final),
                 columns if valid_dim is None else valid_dim,
-                None if kept is None else _array(kept[row]),
-                None if guide is None else _array(guide.actions[row].contiguous()),
-                None if guide is None else _array(guide.weights[row].contiguous()),
+                None if kept is None else array_of(kept[row]),
+                None if guide is None else array_of(guide.actions[row].contiguous()),
+                None if guide is None else array_of(guide.weights[row].contiguous()),
             )
             rows.append(torch.from_numpy(chunk))
         if velocities is not None and kept is not None:
@@ -123,7 +123,7 @@ class CompiledFlow:
         return torch.stack(rows)
 
 
-def _array(tensor: Tensor) -> _Array:
+def array_of(tensor: Tensor) -> _Array:
     """Return the tensor's own memory."""
     array: _Array = tensor.detach().numpy()
     return array
@@ -131,9 +131,9 @@ def _array(tensor: Tensor) -> _Array:
 
 def _arrays(linear: Linear) -> tuple[_Array, _Array]:
     assert linear.bias is not None
-    return _array(linear.weight), _array(linear.bias)
+    return array_of(linear.weight), array_of(linear.bias)
 
 
-def _versions(tensors: Sequence[Tensor]) -> int:
+def versions_of(tensors: Sequence[Tensor]) -> int:
     """Return a number that grows with every change of a tensor in place; inference tensors do not count theirs."""
     return sum(tensor._version for tensor in tensors if not tensor.is_inference())

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from molmoact2_edge.checkpoint.config import ModelConfig
+from molmoact2_edge.model.context import CompiledContext
 from molmoact2_edge.model.decoder import Decoder, Hidden, LayerCache, prefill_mask
 from molmoact2_edge.model.depth_gate import DepthGate
 from molmoact2_edge.model.expert import ActionExpert, Context
@@ -32,6 +33,7 @@ class MolmoAct2:
         self.decoder = Decoder(source, text, device)
         self.expert: ActionExpert | None = None
         self.depth_gate: DepthGate | None = None
+        self._compiled_context: CompiledContext | None = None
         if config.add_action_expert:
             self.expert = ActionExpert(
                 source,
@@ -56,8 +58,8 @@ class MolmoAct2:
     ) -> MolmoAct2:
         """Read the weights tensor by tensor, converting to ``dtype`` on ``device``.
 
-        With ``compile_flow`` the flow loop is the compiled one in float32 on the CPU; elsewhere it is torch's.
-        ``backends`` tells.
+        With ``compile_flow`` context and flow loop are the compiled ones in float32 on the CPU; elsewhere they are
+        torch's. ``backends`` tells.
 
         Raises:
             CheckpointError: A tensor is missing or its shape is not what the configuration says.
@@ -65,12 +67,29 @@ class MolmoAct2:
         model = cls(checkpoint_source(reader, dtype=dtype, device=device), config, device)
         if compile_flow and model.expert is not None and device.type == "cpu" and dtype == torch.float32:
             model.expert.compile()
+            model.compile_context()
         return model
+
+    def compile_context(self) -> None:
+        """Let :meth:`context` run in C++ from here on; float32 on the CPU only.
+
+        The weights are copied: whoever changes them later calls this again, or :meth:`context` raises.
+        """
+        assert self.expert is not None
+        layers = self.config.text_config.num_hidden_layers
+        threads = torch.get_num_threads()
+        self._compiled_context = CompiledContext(self.expert, self.depth_gate, layers=layers, threads=threads)
 
     @property
     def backends(self) -> dict[str, str]:
         """What computes each stage that has more than one implementation."""
-        return {} if self.expert is None else {"flow": self.expert.flow_backend}
+        if self.expert is None:
+            return {}
+        compiled = self._compiled_context
+        return {
+            "context": "torch" if compiled is None else compiled.backend,
+            "flow": self.expert.flow_backend,
+        }
 
     @property
     def dtype(self) -> torch.dtype:
@@ -112,6 +131,9 @@ class MolmoAct2:
         Tokens that the expert may not read are left out, which equals masking them.
         """
         assert self.expert is not None
+        if self._compiled_context is not None:
+            k, v = self._compiled_context.project(keys, values, valid, depth)
+            return Context(k.unsqueeze(1), v.unsqueeze(1))
         if self.depth_gate is not None and bool((depth & valid).any()):
             keys, values = self.depth_gate.apply(keys, values, depth & valid, valid)
         return self.expert.context(keys[:, valid].unsqueeze(1), values[:, valid].unsqueeze(1))

@@ -164,7 +164,7 @@ def test_public_velocities_with_every_instruction_set(policies: dict[str, Policy
 
 def test_bfloat16_stays_with_torch() -> None:
     policy = Policy.from_pretrained(ROOT / "tiny-base", device="cpu", dtype="bfloat16")
-    assert policy.backends == {"call": "eager", "flow": "torch"}
+    assert policy.backends == {"call": "eager", "context": "torch", "flow": "torch"}
 
 
 def test_not_finite_noise_gives_a_chunk_that_is_not_finite() -> None:
