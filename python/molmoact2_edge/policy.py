@@ -21,7 +21,7 @@ from molmoact2_edge.devices import resolve_device, resolve_dtype
 from molmoact2_edge.errors import InputError
 from molmoact2_edge.guide import ActionGuide
 from molmoact2_edge.model.depth_decode import DepthTokens, decode_depth, decode_depth_from_draft
-from molmoact2_edge.model.execution import DirectExecution, GraphExecution
+from molmoact2_edge.model.execution import DirectExecution, Execution, GraphExecution
 from molmoact2_edge.model.generate import Generated, generate
 from molmoact2_edge.model.molmoact2 import MolmoAct2
 from molmoact2_edge.model.operators import operators_for
@@ -82,9 +82,9 @@ class Policy:
         processor: Processor,
         *,
         action_tokenizer: OpenFast | None = None,
-        execution: ExecutionMode = "auto",
+        execution: ExecutionMode | Execution = "auto",
     ) -> None:
-        """See :meth:`from_pretrained` for ``execution``."""
+        """See :meth:`from_pretrained` for ``execution``; an object runs the stages of a static call itself."""
         self.model = model
         self.processor = processor
         self.action_tokenizer = action_tokenizer
@@ -534,17 +534,29 @@ def joints_of(embodiment: Embodiment, convention: str) -> JointConvention | None
     return own
 
 
-def _pipeline(model: MolmoAct2, patch_grid: tuple[int, int], execution: ExecutionMode) -> Pipeline:
-    if execution not in ("auto", "eager", "static", "graph"):
-        raise InputError(f"execution must be 'auto', 'eager', 'static' or 'graph', got {execution!r}")
-    cuda = model.device.type == "cuda"
-    if execution == "graph" and not cuda:
-        raise InputError(f"execution='graph' needs a CUDA device, and the model is on {model.device}")
-    if execution == "eager" or (execution == "auto" and not cuda):
+def _pipeline(
+    model: MolmoAct2, patch_grid: tuple[int, int], execution: ExecutionMode | Execution
+) -> Pipeline:
+    if isinstance(execution, str):
+        chosen = _execution(model.device, execution)
+    else:
+        chosen = execution
+    if chosen is None:
         return EagerPipeline(model, patch_grid)
     if model.expert is not None and model.expert.flow_backend != "torch":
         raise InputError(
-            f"execution={execution!r} needs a model without the compiled flow; load it with compile_flow=False"
+            "a static call needs a model without the compiled flow; load it with compile_flow=False"
         )
-    runs = DirectExecution(model.device) if execution == "static" else GraphExecution(model.device)
-    return StaticPipeline(model, patch_grid, operators_for(model.decoder), runs)
+    return StaticPipeline(model, patch_grid, operators_for(model.decoder), chosen)
+
+
+def _execution(device: torch.device, name: ExecutionMode) -> Execution | None:
+    """Return what runs static stages, or None for plain torch."""
+    cuda = device.type == "cuda"
+    if name not in ("auto", "eager", "static", "graph"):
+        raise InputError(f"execution must be 'auto', 'eager', 'static' or 'graph', got {name!r}")
+    if name == "graph" and not cuda:
+        raise InputError(f"execution='graph' needs a CUDA device, and the model is on {device}")
+    if name == "static":
+        return DirectExecution(device)
+    return GraphExecution(device) if cuda and name != "eager" else None

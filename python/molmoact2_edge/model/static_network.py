@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,7 +103,8 @@ class CameraBuffers:
         device = model.device
         self.number = number
         self.patches = StagedInputs({"patches": (patches, torch.float32)}, device)
-        self.pooling = Pooling.of(torch.from_numpy(pooling)).to(device)
+        indices = torch.from_numpy(pooling).to(device)
+        self.pooling = Pooling(indices, None if (pooling >= 0).all() else indices >= 0)
         tokens = len(pooling)
         # The last row stays zero: it is what text tokens get.
         self.features = torch.zeros(
@@ -110,9 +112,9 @@ class CameraBuffers:
         )
         self.prefix = len(image_tokens)
         self.image_tokens = torch.from_numpy(image_tokens).to(device)
-        rows = torch.full((self.prefix,), tokens, dtype=torch.int64)
-        rows[torch.from_numpy(patch_tokens)] = torch.arange(tokens)
-        self.feature_rows = rows.to(device)
+        rows = np.full(self.prefix, tokens, np.int64)
+        rows[patch_tokens] = np.arange(tokens)
+        self.feature_rows = torch.from_numpy(rows).to(device)
         self.start = torch.zeros(1, dtype=torch.int32, device=device)
         self.end = torch.full((1,), self.prefix, dtype=torch.int32, device=device)
 

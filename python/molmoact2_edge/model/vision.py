@@ -128,11 +128,9 @@ class Pooling:
 
     @classmethod
     def of(cls, indices: Tensor) -> Pooling:
+        """Look whether a patch is missing anywhere, which waits for the device."""
         present = indices >= 0
         return cls(indices, None if bool(present.all()) else present)
-
-    def to(self, device: torch.device) -> Pooling:
-        return Pooling(self.indices.to(device), None if self.present is None else self.present.to(device))
 
 
 class Connector:

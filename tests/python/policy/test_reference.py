@@ -54,18 +54,22 @@ NO_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA
 @pytest.fixture(
     scope="module",
     params=[
-        ("cpu", "float32"),
-        ("cpu", "bfloat16"),
-        pytest.param(("cuda", "float32"), marks=[pytest.mark.gpu, NO_CUDA]),
-        pytest.param(("cuda", "bfloat16"), marks=[pytest.mark.gpu, NO_CUDA]),
+        ("cpu", "float32", "eager"),
+        ("cpu", "bfloat16", "eager"),
+        ("cpu", "float32", "static"),
+        *(
+            pytest.param(("cuda", dtype, execution), marks=[pytest.mark.gpu, NO_CUDA])
+            for dtype in ("float32", "bfloat16")
+            for execution in ("eager", "static", "graph")
+        ),
     ],
     ids="-".join,
 )
 def policies(request: pytest.FixtureRequest) -> dict[str, Policy]:
-    device, dtype = request.param
+    device, dtype, execution = request.param
     loaded = {}
     for name in CHECKPOINTS:
-        loaded[name] = Policy.from_pretrained(ROOT / name, device=device, dtype=dtype)
+        loaded[name] = Policy.from_pretrained(ROOT / name, device=device, dtype=dtype, execution=execution)
         loaded[name].action_tokenizer = OpenFast.from_pretrained(ROOT / "openfast-tiny")
     return loaded
 
