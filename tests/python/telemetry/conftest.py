@@ -13,9 +13,17 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "runtime"))
 
 from bench import Bench, Lifting, configuration
+from molmoact2_edge.config import CameraConfig, RobotConfig
 from molmoact2_edge.runtime import Runner, RunSettings
 from molmoact2_edge.runtime.status import StatusDisplay
 from molmoact2_edge.telemetry.session import TelemetrySettings
+
+
+def bench_configuration() -> RobotConfig:
+    """The robot with cameras of the bench's size."""
+    config = configuration()
+    cameras = dict.fromkeys(config.cameras, CameraConfig(24, 32, 30.0))
+    return RobotConfig(**{**vars(config), "cameras": cameras})
 
 
 @pytest.fixture
@@ -35,6 +43,6 @@ def runner_for(bench: Bench) -> Callable[..., Runner]:
             key: settings.pop(key) for key in ("blackbox", "record", "record_fps", "viz") if key in settings
         }
         chosen = RunSettings(telemetry=TelemetrySettings(**telemetry), **settings)
-        return Runner(bench, policy or Lifting(), configuration(), chosen, StatusDisplay(io.StringIO()))
+        return Runner(bench, policy or Lifting(), bench_configuration(), chosen, StatusDisplay(io.StringIO()))
 
     return make

@@ -60,7 +60,7 @@ def test_a_silent_bus_leaves_a_black_box_that_equals_the_ring(
     assert content.damage == []
     assert content.header["reason"] == "fault: state_lost"
     assert content.joints == list(configuration().joints)
-    assert content.robot == configuration().as_dict()
+    assert content.robot == runner.config.as_dict()
     assert content.machine["cores"] >= 1
     assert_same_as_ring(content, runner.loop)
     # From the first tick of the run to the one after the fault at which the arm was at rest.
