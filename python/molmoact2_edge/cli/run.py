@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,6 +114,9 @@ def run(arguments: argparse.Namespace) -> int:
     from molmoact2_edge.runtime import RunSettings
     from molmoact2_edge.telemetry.session import TelemetrySettings
 
+    if arguments.time == "simulated":
+        # A process of its own protects the loop's time, which is nobody's here.
+        config = replace(config, policy=replace(config.policy, isolation="thread"))
     settings = RunSettings(
         episodes=arguments.episodes,
         seed=arguments.seed,
