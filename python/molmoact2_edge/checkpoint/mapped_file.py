@@ -6,6 +6,7 @@ converting a float32 release to bfloat16 would then hold three times the weights
 
 from __future__ import annotations
 
+import errno
 import mmap
 from pathlib import Path
 
@@ -42,4 +43,9 @@ class MappedFile:
         if entry.begin == entry.end:
             return
         first = entry.begin // mmap.PAGESIZE * mmap.PAGESIZE
-        self._map.madvise(mmap.MADV_DONTNEED, first, entry.end - first)
+        try:
+            self._map.madvise(mmap.MADV_DONTNEED, first, entry.end - first)
+        except OSError as error:
+            # Where a control loop has locked this process's memory, its pages stay, as was asked for.
+            if error.errno != errno.EINVAL:
+                raise

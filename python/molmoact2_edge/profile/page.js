@@ -137,7 +137,7 @@ function drawTimeline(place) {
   yAxis(area, decades(low, high).map((value) => [value, duration(value)]), y, "");
   xAxis(area, steps(0, data.duration_s, area.width < 500 ? 5 : 10).map((value) => [value, `${value}`]), x, "seconds");
   for (const [begin, length] of data.calls) {
-    element("rect", { class: "bar policy", x: x(begin), y: area.bottom - 5, width: Math.max(1, x(begin + length) - x(begin) - 0.5), height: 5 }, area.svg);
+    element("rect", { class: "bar policy", x: x(begin), y: area.bottom - 5, width: Math.max(1, x(Math.min(begin + length, data.duration_s)) - x(begin) - 0.5), height: 5 }, area.svg);
   }
   // As many points as pixels, at most: the largest of those that share one.
   const width = data.timeline.cpp.width_s, bins = Math.max(1, Math.ceil(data.timeline.cpp.max_ms.length / ((area.right - area.left) / 2)));

@@ -140,18 +140,6 @@ def measure(
         lock_memory=config.loop.lock_memory,
         cpus=config.loop.cpus,
     )
-    whole_s = settings.duration_s + 2 * _LEAD_S
-    python = PythonLoop(
-        LoopbackPort(middle, _LAG_S),
-        config.limits(),
-        swing_actions(middle, config, settings.swing, 0.0, chunk_rate, int(whole_s * chunk_rate) + 2),
-        rate_hz=rate,
-        actions_per_step=chunk_rate / rate,
-        duration_s=whole_s,
-        # One below: the two never wait for each other because one of them came first.
-        fifo_priority=max(0, config.loop.fifo_priority - 1),
-        cpus=config.loop.cpus,
-    )
     load_before = load_average()
     with ExitStack() as stack:
         stack.enter_context(loaded(settings.loads))
@@ -163,7 +151,20 @@ def measure(
         stack.callback(loop.stop)
         new = thread_ids() - known
         feeder = _Feeder(loop, config, settings, chunk_rate)
-        feeder.begin()
+        pose = feeder.begin()
+        whole_s = settings.duration_s + 2 * _LEAD_S
+        python = PythonLoop(
+            LoopbackPort(pose, _LAG_S),
+            config.limits(),
+            swing_actions(pose, config, settings.swing, 0.0, chunk_rate, int(whole_s * chunk_rate) + 2),
+            rate_hz=rate,
+            actions_per_step=chunk_rate / rate,
+            duration_s=whole_s,
+            # One below: the two never wait for each other because one of them came first.
+            fifo_priority=max(0, config.loop.fifo_priority - 1),
+            cpus=config.loop.cpus,
+        )
+        stack.callback(python.stop)
         python.start()
         begin_ns = time.monotonic_ns() + int(_LEAD_S * 1e9)
         end_ns = begin_ns + int(settings.duration_s * 1e9)
@@ -228,8 +229,8 @@ class _Feeder:
         self._chunk_rate_hz = chunk_rate_hz
         self._pose: Poses | None = None
 
-    def begin(self) -> None:
-        """Wait for the first pose, around which the joints will swing."""
+    def begin(self) -> Poses:
+        """Wait for the first pose (joints,), around which the joints will swing."""
         give_up = time.monotonic() + _FIRST_POSE_S
         while self._pose is None:
             observation = self._loop.observation_at(time.monotonic_ns())
@@ -242,6 +243,7 @@ class _Feeder:
             else:
                 time.sleep(0.005)
         self._push()
+        return self._pose
 
     def feed_until(self, end_ns: int) -> None:
         """Push a chunk now and then until ``end_ns``."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -194,3 +196,21 @@ def test_writing_to_a_view_does_not_change_the_file(tmp_path: Path) -> None:
     before = (tmp_path / SINGLE_FILE).read_bytes()
     Weights.open(tmp_path).read("model.first.weight").fill_(9)
     assert (tmp_path / SINGLE_FILE).read_bytes() == before
+
+
+def test_a_checkpoint_can_be_loaded_where_memory_is_locked(reference: Path) -> None:
+    program = (
+        "import ctypes, sys\n"
+        "from pathlib import Path\n"
+        "from molmoact2_edge.checkpoint.weights import Weights\n"
+        "if ctypes.CDLL(None).mlockall(7) != 0:  # present and future pages, as they are first used\n"
+        "    sys.exit(77)\n"
+        "weights = Weights.open(Path(sys.argv[1]))\n"
+        "for name in weights.names():\n"
+        "    weights.read(name)\n"
+        "    weights.release(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(reference / "tiny-base")], check=False)
+    if done.returncode == 77:
+        pytest.skip("this user may not lock memory")
+    assert done.returncode == 0
