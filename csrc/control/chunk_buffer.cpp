@@ -110,7 +110,10 @@ void ChunkBuffer::take_arrival(std::int64_t step, ChunkInfo& info) noexcept {
   if ((middle_.load(std::memory_order_relaxed) & kFresh) == 0) {
     return;
   }
-  if (options_.mode == SpliceMode::sync && has_current_ && covers(slots_[current_], step)) {
+  // A step that is asked for again was not executed. A chunk that cannot be executed, because it is not finite
+  // or jumps, must not keep out every other one for ever.
+  const bool goes_on = has_current_ && covers(slots_[current_], step) && step != last_step_;
+  if (options_.mode == SpliceMode::sync && goes_on) {
     return;
   }
   spare_ = middle_.exchange(spare_, std::memory_order_acq_rel) & kSlotMask;
@@ -234,6 +237,7 @@ bool ChunkBuffer::next(std::int64_t step, JointVector& target, ChunkInfo& info) 
     blend(step, target);
   }
   last_target_ = target;
+  last_step_ = step;
   has_last_target_ = true;
   if (options_.mode == SpliceMode::rtc) {
     if (step != history_end_ && step + 1 != history_end_) {

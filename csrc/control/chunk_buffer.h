@@ -17,7 +17,7 @@
 namespace molmoact2::control {
 
 enum class SpliceMode : std::uint8_t {
-  sync,   // a new chunk waits until every action of the present one was executed
+  sync,   // a new chunk waits until every action of the present one was executed, or one of them was not
   async,  // a new chunk takes over at once, at the action that its observation makes due
   blend,  // as async; over blend_steps the weight moves from the old chunk to the new one
   rtc,    // as async; the policy made the chunk continue what is executed, and that is checked
@@ -107,6 +107,7 @@ class ChunkBuffer {
   std::uint32_t run_ = 0;
   bool has_current_ = false;
   bool has_last_target_ = false;
+  std::int64_t last_step_ = 0;  // for which there was a target last
   JointVector last_target_{};
   Reason last_rejection_ = Reason::none;  // since the present chunk was taken
 

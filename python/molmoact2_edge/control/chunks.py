@@ -43,9 +43,10 @@ class ChunkBuffer:
     targets are interpolated: ``linear``, or ``cubic``, which has a continuous velocity and never leaves the interval
     between two rows. The last row is in force for as long as the others.
 
-    Modes: ``sync`` plays each chunk to its end; ``async`` switches at once; ``blend`` does too and moves the weight
-    from the old chunk to the new one over ``blend_steps``, or fades the distance out where the old one has ended;
-    ``rtc`` switches at once to a chunk that was made to continue the old one, and reports how well it does.
+    Modes: ``sync`` plays each chunk to its end, unless an action of it is not executed; ``async`` switches at once;
+    ``blend`` does too and moves the weight from the old chunk to the new one over ``blend_steps``, or fades the
+    distance out where the old one has ended; ``rtc`` switches at once to a chunk that was made to continue the old one,
+    and reports how well it does.
     """
 
     def __init__(

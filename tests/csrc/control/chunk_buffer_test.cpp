@@ -155,6 +155,15 @@ CASE("sync plays a chunk to its end before the next") {
   CHECK_EQ(buffer.next(3), 102.0);
 }
 
+CASE("sync lets another chunk in where the present one cannot be executed") {
+  Buffer buffer(SpliceMode::sync);
+  buffer.push({0.0, NAN, 2.0}, 0);
+  CHECK_EQ(buffer.next(0), 0.0);
+  CHECK(std::isnan(buffer.next(1)));
+  buffer.push(ramp(9, 100), 1);
+  CHECK_EQ(buffer.next(1), 100.0);  // the step was asked for before: it was not executed
+}
+
 CASE("blend weighs both chunks where both cover, and ends on the new one") {
   Buffer buffer(SpliceMode::blend, 1.0, 4);
   buffer.push(ramp(60, 0, 2.0), 0);

@@ -245,3 +245,94 @@ CASE("limits that make no sense are named") {
   CHECK(check(limits_of(1, 10, 90, kNaN, 5)).find("acceleration_max") != std::string::npos);
   CHECK(check(limits_of(1, 10, 90, 400, kInfinity)).find("jump_max") != std::string::npos);
 }
+
+namespace {
+
+// As Watched, for the third difference too.
+struct WatchedJerk {
+  WatchedJerk(const JointLimits& limits, double period_s, double start)
+      : gate(limits, period_s), period(period_s), position(start) {
+    gate.reset(&start);
+  }
+  const GateResult& step(const double* target) {
+    const GateResult& result = gate.step({target, Reason::chunk_exhausted, nullptr});
+    const JointLimits& limits = gate.limits();
+    const double next = result.command[0];
+    const double next_velocity = (next - position) / period;
+    const double next_acceleration = (next_velocity - velocity) / period;
+    const double jerk = (next_acceleration - acceleration) / period;
+    // What the last bit of a position is worth in a third difference.
+    const double rounding = 32.0 * limits.position_max[0] * 1.2e-16 / (period * period * period);
+    CHECK(next >= limits.position_min[0] && next <= limits.position_max[0]);
+    CHECK(std::abs(next_velocity) <= limits.velocity_max[0] + rounding * period * period);
+    CHECK(std::abs(next_acceleration) <= limits.acceleration_max[0] + rounding * period);
+    CHECK(std::abs(jerk) <= limits.jerk_max[0] + rounding);
+    position = next;
+    velocity = next_velocity;
+    acceleration = next_acceleration;
+    return result;
+  }
+
+  SafetyGate gate;
+  double period;
+  double position;
+  double velocity = 0.0;
+  double acceleration = 0.0;
+};
+
+}  // namespace
+
+CASE("no sequence of targets breaks a jerk limit, nor any other with it") {
+  std::mt19937_64 random(11);
+  std::uniform_real_distribution<double> unit(0.0, 1.0);
+  for (int trial = 0; trial < 400; ++trial) {
+    const double period = trial % 2 == 0 ? 0.02 : 0.001;
+    JointLimits limits = limits_of(1, 30.0, std::pow(10.0, 3.0 * unit(random)),
+                                   std::pow(10.0, 1.0 + 3.0 * unit(random)), 1000.0);
+    // From a window of one period to one of hundreds.
+    limits.jerk_max[0] = 2.0 * limits.acceleration_max[0] / (period * std::pow(10.0, 2.5 * unit(random)));
+    REQUIRE(check(limits, period).empty());
+    WatchedJerk watched(limits, period, 60.0 * unit(random) - 30.0);
+    for (int change = 0; change < 20; ++change) {
+      const double target = trial % 3 == 0 && change % 7 == 5 ? kNaN : 200.0 * unit(random) - 100.0;
+      const bool absent = unit(random) < 0.2;
+      for (int i = static_cast<int>(100 * unit(random)); i > 0; --i) watched.step(absent ? nullptr : &target);
+    }
+  }
+}
+
+CASE("with a jerk limit a target is reached exactly, and rest is told only when it is reached") {
+  JointLimits limits = limits_of(1, 100.0, 90.0, 450.0, 200.0);
+  limits.jerk_max[0] = 9000.0;  // a window of ten periods
+  WatchedJerk watched(limits, kPeriod, 0.0);
+  const double target = 40.0;
+  int steps = 0;
+  while (watched.step(&target).limited_joints != 0) REQUIRE(++steps < 200);
+  CHECK_NEAR(watched.position, 40.0, 1e-9);
+  const double back = 0.0;
+  for (int i = 0; i < 15; ++i) watched.step(&back);
+  watched.gate.stop(Reason::stop_requested);
+  CHECK(watched.gate.last().state == State::stopping);
+  double last = watched.position;
+  while (watched.step(nullptr).state == State::stopping) {
+    CHECK(watched.position != last);
+    last = watched.position;
+  }
+  CHECK(watched.gate.last().state == State::idle);
+  for (int i = 0; i < 5; ++i) {
+    const double stood = watched.position;
+    watched.step(nullptr);
+    CHECK_EQ(watched.position, stood);
+  }
+}
+
+CASE("a jerk limit too small for the period, or no number, is named") {
+  JointLimits limits = limits_of(1, 100.0, 90.0, 450.0, 200.0);
+  limits.jerk_max[0] = 1.0;
+  CHECK(check(limits).empty());
+  CHECK(check(limits, 0.001).find("jerk_max of joint 0 is too small") != std::string::npos);
+  limits.jerk_max[0] = -1.0;
+  CHECK(check(limits).find("jerk_max of joint 0") != std::string::npos);
+  limits.jerk_max[0] = kNaN;
+  CHECK(check(limits).find("jerk_max of joint 0") != std::string::npos);
+}

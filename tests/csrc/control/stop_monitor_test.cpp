@@ -1,0 +1,233 @@
+#include "control/stop_monitor.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+#include <vector>
+
+#include "check.h"
+#include "control/control_loop.h"
+#include "control/mailbox_port.h"
+#include "cycle_bench.h"
+
+using namespace molmoact2::control;
+
+namespace {
+
+struct Directory {
+  Directory() {
+    std::string name = (std::filesystem::temp_directory_path() / "molmoact2-stop-XXXXXX").string();
+    path = ::mkdtemp(name.data());
+  }
+  ~Directory() { std::filesystem::remove_all(path); }
+  std::string path;
+};
+
+struct Watched {
+  explicit Watched(const StopSources& sources)
+      : monitor(sources, [this](Reason reason) { reasons.push_back(reason); }) {}
+  // False: nothing came within ten seconds.
+  bool stopped() const {
+    MonotonicClock clock;
+    for (int i = 0; i < 10000 && monitor.reason() == Reason::none; ++i) {
+      clock.sleep_until(clock.now() + 1'000'000);
+    }
+    return monitor.reason() != Reason::none;
+  }
+
+  std::vector<Reason> reasons;  // written by the monitor's thread before it tells its reason
+  StopMonitor monitor;
+};
+
+int connect_unix(const std::string& path) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  const int client = ::socket(AF_UNIX, SOCK_STREAM, 0);
+  return ::connect(client, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? client : -1;
+}
+
+int connect_tcp(std::uint16_t port) {
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  address.sin_port = htons(port);
+  const int client = ::socket(AF_INET, SOCK_STREAM, 0);
+  return ::connect(client, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? client : -1;
+}
+
+std::string say(int client, const std::string& words) {
+  CHECK(::send(client, words.data(), words.size(), 0) == static_cast<ssize_t>(words.size()));
+  char answer[64] = {};
+  const ssize_t count = ::recv(client, answer, sizeof(answer), 0);
+  ::close(client);
+  return std::string(answer, count > 0 ? static_cast<std::size_t>(count) : 0);
+}
+
+struct PseudoTerminal {
+  PseudoTerminal() : master(::posix_openpt(O_RDWR | O_NOCTTY)) {
+    CHECK(::grantpt(master) == 0 && ::unlockpt(master) == 0);
+    slave = ::open(::ptsname(master), O_RDWR | O_NOCTTY);
+  }
+  ~PseudoTerminal() {
+    ::close(slave);
+    ::close(master);
+  }
+  int master;
+  int slave = -1;
+};
+
+}  // namespace
+
+CASE("a file that appears stops, once") {
+  const Directory directory;
+  Watched watched({.file = directory.path + "/stop"});
+  CHECK(watched.monitor.reason() == Reason::none);
+  const Nanoseconds before = monotonic_now();
+  std::ofstream(directory.path + "/stop").put('\n');
+  REQUIRE(watched.stopped());
+  CHECK(watched.monitor.reason() == Reason::stop_file);
+  CHECK(watched.monitor.stopped_at() >= before && watched.monitor.stopped_at() <= monotonic_now());
+  CHECK(watched.reasons == std::vector<Reason>{Reason::stop_file});
+}
+
+CASE("a file that is there from the beginning stops at once") {
+  const Directory directory;
+  std::ofstream(directory.path + "/stop").put('\n');
+  const Watched watched({.file = directory.path + "/stop"});
+  CHECK(watched.stopped());
+}
+
+CASE("a file that can no longer be looked for stops") {
+  const Directory directory;
+  const std::string inner = directory.path + "/inner";
+  std::filesystem::create_directory(inner);
+  const Watched watched({.file = inner + "/stop"});
+  std::filesystem::remove(inner);
+  std::ofstream(inner).put('\n');  // now a file: what lies in it is not absent, it cannot be (ENOTDIR)
+  REQUIRE(watched.stopped());
+  CHECK(watched.monitor.reason() == Reason::stop_file);
+}
+
+CASE("whatever is said on the unix socket stops and is answered; connecting alone does not") {
+  const Directory directory;
+  const std::string path = directory.path + "/stop.sock";
+  {
+    Watched watched({.socket = "unix:" + path});
+    std::vector<int> silent;
+    for (int i = 0; i < 12; ++i) silent.push_back(connect_unix(path));  // more than are kept
+    CHECK_EQ(say(connect_unix(path), "stop\n"), std::string("stopping\n"));
+    REQUIRE(watched.stopped());
+    CHECK(watched.reasons == std::vector<Reason>{Reason::stop_socket});
+    CHECK_EQ(say(connect_unix(path), "again\n"), std::string("stopping\n"));
+    CHECK_EQ(watched.reasons.size(), 1U);
+    for (const int client : silent) ::close(client);
+  }
+  CHECK(!std::filesystem::exists(path));
+}
+
+CASE("clients that come and go without a word change nothing") {
+  const Directory directory;
+  const std::string path = directory.path + "/stop.sock";
+  const Watched watched({.socket = "unix:" + path});
+  for (int i = 0; i < 50; ++i) ::close(connect_unix(path));
+  MonotonicClock clock;
+  clock.sleep_until(clock.now() + 50'000'000);
+  CHECK(watched.monitor.reason() == Reason::none);
+}
+
+CASE("a socket's file from a process that died is taken over, one in use is refused") {
+  const Directory directory;
+  const std::string path = directory.path + "/stop.sock";
+  {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+    const Descriptor dead(::socket(AF_UNIX, SOCK_STREAM, 0));
+    CHECK(::bind(dead.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0);
+  }
+  const Watched watched({.socket = "unix:" + path});
+  CHECK_THROWS(Watched({.socket = "unix:" + path}), std::system_error);
+  CHECK_EQ(say(connect_unix(path), "x"), std::string("stopping\n"));
+}
+
+CASE("the TCP socket listens on this computer only") {
+  const Watched watched({.socket = "tcp:0"});
+  CHECK(watched.monitor.port() != 0);
+  CHECK_EQ(say(connect_tcp(watched.monitor.port()), "GET / HTTP/1.1\r\n"), std::string("stopping\n"));
+  CHECK(watched.stopped());
+  CHECK(watched.monitor.reason() == Reason::stop_socket);
+}
+
+CASE("SIGINT's and SIGTERM's numbers stop, other signals' do not") {
+  const Watched watched({});
+  const unsigned char other = SIGWINCH;
+  CHECK(::write(watched.monitor.signal_descriptor(), &other, 1) == 1);
+  MonotonicClock clock;
+  clock.sleep_until(clock.now() + 30'000'000);
+  CHECK(watched.monitor.reason() == Reason::none);
+  const unsigned char term = SIGTERM;
+  CHECK(::write(watched.monitor.signal_descriptor(), &term, 1) == 1);
+  REQUIRE(watched.stopped());
+  CHECK(watched.monitor.reason() == Reason::stop_signal);
+}
+
+CASE("descriptors that are no terminal of this process have no keys") {
+  const PseudoTerminal terminal;  // not the controlling one, so nobody is in its foreground
+  CHECK(!Watched({.key = terminal.slave}).monitor.watches_key());
+  const Directory directory;
+  const int file = ::open((directory.path + "/f").c_str(), O_RDWR | O_CREAT, 0600);
+  CHECK(!Watched({.key = file}).monitor.watches_key());
+  ::close(file);
+}
+
+CASE("sources that make no sense are refused") {
+  CHECK_THROWS(Watched({.file = "/no/such/directory/stop"}), std::system_error);
+  CHECK_THROWS(Watched({.socket = "udp:7"}), std::invalid_argument);
+  CHECK_THROWS(Watched({.socket = "unix:"}), std::invalid_argument);
+  CHECK_THROWS(Watched({.socket = "unix:/" + std::string(200, 'x')}), std::invalid_argument);
+  CHECK_THROWS(Watched({.socket = "tcp:70000"}), std::invalid_argument);
+  CHECK_THROWS(Watched({.socket = "tcp:"}), std::invalid_argument);
+}
+
+CASE("a monitor stops a loop that runs, and every later run until it is released") {
+  const Directory directory;
+  auto port = std::make_shared<MailboxPort>(1);
+  CycleOptions options = bench_options(1, 500);
+  options.watchdogs.silence_hold = options.watchdogs.silence_fault = 60'000'000'000;
+  ControlLoop loop(port, options, {});
+  const StopMonitor monitor({.file = directory.path + "/stop"},
+                            [&loop](Reason reason) { loop.cycle().latch_stop(reason); });
+  MonotonicClock clock;
+  const auto ended = [&] {
+    for (int i = 0; i < 10000 && loop.running(); ++i) clock.sleep_until(clock.now() + 1'000'000);
+    return !loop.running();
+  };
+  loop.start();
+  port->publish_state({.positions = {3.0}, .time = monotonic_now()});
+  std::ofstream(directory.path + "/stop").put('\n');
+  REQUIRE(ended());
+  TickRecord record;
+  CHECK(loop.cycle().telemetry().read(loop.cycle().telemetry().written(), record));
+  CHECK(loop.cycle().latched_stop() == Reason::stop_file);
+  loop.start();
+  CHECK(ended());
+  loop.cycle().release_stop();
+  loop.start();
+  clock.sleep_until(clock.now() + 20'000'000);
+  CHECK(loop.running());
+  CHECK(loop.stop(Reason::stop_requested, 5'000'000'000));
+}
