@@ -31,7 +31,7 @@ class CallDelay:
     """
 
     def __init__(self, quantile: float) -> None:
-        """``quantile`` is 0..1; of 20 calls, 0.9 leaves out the two slowest."""
+        """``quantile`` is 0..1, rounded down to a call: 0.9 leaves out the slowest of two, the two slowest of 20."""
         self._quantile = quantile
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._first: float | None = None
@@ -52,8 +52,7 @@ class CallDelay:
         """The estimate; None before the first call."""
         if not self._recent:
             return self._first
-        rank = math.ceil(self._quantile * len(self._recent)) - 1
-        return sorted(self._recent)[max(rank, 0)]
+        return sorted(self._recent)[math.floor(self._quantile * (len(self._recent) - 1))]
 
 
 def soft_mask(frozen: int, soft: int, rows: int, shape: str) -> npt.NDArray[np.float64]:
