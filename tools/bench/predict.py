@@ -45,6 +45,7 @@ def summary(seconds: list[float]) -> dict[str, float]:
     return {
         "median_ms": statistics.median(ordered),
         "p95_ms": ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))],
+        "p99_ms": ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))],
         "min_ms": ordered[0],
         "max_ms": ordered[-1],
     }

@@ -18,6 +18,8 @@ from torch import Tensor
 from molmoact2_edge.checkpoint.config import ModelConfig
 from molmoact2_edge.checkpoint.norm_stats import NormStats
 from molmoact2_edge.checkpoint.processor_config import ProcessorConfig
+from molmoact2_edge.model.layout import Part, random_source
+from molmoact2_edge.model.molmoact2 import MolmoAct2
 from molmoact2_edge.processor import ImageInputs, Processor, Prompt
 from molmoact2_edge.processor.images import prepare_images
 from molmoact2_edge.types import Image
@@ -247,3 +249,47 @@ class PreparedProcessor(Processor):
 
     def prompt(self, images: ImageInputs, **_: Any) -> Prompt:
         return self._prepared.prompt
+
+
+@dataclass(frozen=True)
+class RandomNetwork:
+    """A network with random weights, and one observation for it."""
+
+    model: MolmoAct2
+    prepared: Prepared
+    processor: PreparedProcessor
+
+
+def random_network(
+    values: Mapping[str, Any],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    cameras: int,
+    text_tokens: int,
+    think: bool,
+    action_dim: int,
+    seed: int,
+    layers: int | None = None,
+) -> RandomNetwork:
+    """Return a network of the shapes that ``values``, a `config.json`, gives, and an observation for it."""
+    config = ModelConfig.from_json(complete_config(values, layers=layers, think=think))
+    weights = RandomWeights.of(config, seed=seed, device=device)
+
+    def fill(part: Part, rows: Tensor) -> None:
+        rows.copy_(weights(part.name, part.shape))
+
+    model = MolmoAct2(random_source(fill, dtype=dtype, device=device), config, device)
+    prepared = random_observation(config, cameras=cameras, text_tokens=text_tokens, think=think, seed=seed)
+    return RandomNetwork(model, prepared, prepared_processor(config, prepared, action_dim))
+
+
+def prepared_processor(config: ModelConfig, prepared: Prepared, action_dim: int) -> PreparedProcessor:
+    """Return the processor of an embodiment with ``action_dim`` joints that answers with ``prepared``."""
+    stats = norm_stats(action_dim, action_dim, config.max_action_horizon)
+    return PreparedProcessor(
+        config,
+        processor_config(config),
+        NormStats.from_json(stats, default_horizon=config.max_action_horizon),
+        prepared,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -10,7 +11,17 @@ from torch import Tensor
 
 from molmoact2_edge.checkpoint.config import TextConfig
 from molmoact2_edge.model.decoder import Decoder
-from molmoact2_edge.model.rope import RotaryTable
+from molmoact2_edge.model.rope import RotaryTable, rotate
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the rows of a forward stand: ``first`` int32 (1,), and what an implementation derives from it once."""
+
+    first: Tensor
+    rows: Tensor | None = None
+    cos: Tensor | None = None
+    sin: Tensor | None = None
 
 
 class Operators(Protocol):
@@ -33,20 +44,23 @@ class Operators(Protocol):
         """Add ``x`` to ``residual`` in place, both (rows, width), and return the RMSNorm of the sum."""
         ...
 
+    def places(self, position: Tensor, rows: int) -> Places:
+        """Return the places of ``rows`` rows from ``position``, int32 (1,), on, for all layers of a forward."""
+        ...
+
     def qk_norm_rope_cache(
         self,
         qkv: Tensor,
         q_weight: Tensor | None,
         k_weight: Tensor | None,
-        position: Tensor,
+        places: Places,
         keys: Tensor,
         values: Tensor,
     ) -> Tensor:
         """Norm and rotate queries and keys, write keys and values to the cache, return the queries.
 
-        ``qkv``: (rows, (heads + 2 * kv_heads) * head_dim), [q | k | v]; ``position``: int32 (1,), where the first row
-        stands; ``keys``, ``values``: (capacity, kv_heads, head_dim), written from there on. Returns
-        (rows, heads, head_dim).
+        ``qkv``: (rows, (heads + 2 * kv_heads) * head_dim), [q | k | v]; ``keys``, ``values``: (capacity, kv_heads,
+        head_dim), written at ``places``. Returns (rows, heads, head_dim).
         """
         ...
 
@@ -74,31 +88,37 @@ class TorchOperators:
     def add_rms_norm(self, x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> Tensor:
         return self.rms_norm(residual.add_(x), weight, eps)
 
+    def places(self, position: Tensor, rows: int) -> Places:
+        indices = torch.arange(rows, device=position.device) + position
+        return Places(position, indices, *self._rope.at(indices))
+
     def qk_norm_rope_cache(
         self,
         qkv: Tensor,
         q_weight: Tensor | None,
         k_weight: Tensor | None,
-        position: Tensor,
+        places: Places,
         keys: Tensor,
         values: Tensor,
     ) -> Tensor:
+        assert places.rows is not None
         config = self._config
         kv_width = config.num_key_value_heads * config.head_dim
         query, key, value = qkv.split([qkv.shape[-1] - 2 * kv_width, kv_width, kv_width], dim=-1)
-        rows = torch.arange(qkv.shape[0], device=qkv.device) + position
-        keys.index_copy_(0, rows, self._heads(key, k_weight, rows))
-        values.index_copy_(0, rows, value.unflatten(-1, (-1, config.head_dim)))
-        return self._heads(query, q_weight, rows)
+        keys.index_copy_(0, places.rows, self._heads(key, k_weight, places))
+        values.index_copy_(0, places.rows, value.unflatten(-1, (-1, config.head_dim)))
+        return self._heads(query, q_weight, places)
 
-    def _heads(self, x: Tensor, weight: Tensor | None, rows: Tensor) -> Tensor:
+    def _heads(self, x: Tensor, weight: Tensor | None, places: Places) -> Tensor:
         config = self._config
         if weight is not None and config.qk_norm_type == "olmo":
             x = self.rms_norm(x, weight, config.layer_norm_eps)
         x = x.unflatten(-1, (-1, config.head_dim))
         if weight is not None and config.qk_norm_type == "qwen3":
             x = self.rms_norm(x, weight, config.layer_norm_eps)
-        return self._rope.rotate_at(x, rows)
+        assert places.cos is not None
+        assert places.sin is not None
+        return rotate(x, places.cos, places.sin)
 
     def silu_gated(self, up_gate: Tensor) -> Tensor:
         up, gate = up_gate.chunk(2, dim=-1)

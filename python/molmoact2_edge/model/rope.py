@@ -16,10 +16,10 @@ class RotaryTable:
     def __init__(self, head_dim: int, base: float, device: torch.device) -> None:
         exponent = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
         self._inverse_frequency = 1.0 / (base**exponent)
-        self._half = head_dim // 2
         self._device = device
         self._cos = torch.empty(0, head_dim, device=device)
         self._sin = torch.empty(0, head_dim, device=device)
+        self._superseded: list[tuple[Tensor, Tensor]] = []
 
     def reserve(self, positions: int) -> None:
         """Make sure that positions below ``positions`` are available."""
@@ -27,6 +27,8 @@ class RotaryTable:
             return
         # Doubling keeps the number of rebuilds logarithmic while a prompt grows.
         length = max(positions, 2 * self._cos.shape[0])
+        # A recorded graph may still read these; doubling bounds what they take.
+        self._superseded.append((self._cos, self._sin))
         angle = torch.arange(length).float()[:, None] * self._inverse_frequency[None, :]
         sin = angle.sin()
         self._cos = angle.cos().repeat(1, 2).to(self._device)
@@ -36,21 +38,23 @@ class RotaryTable:
         """Rotate ``x`` (..., positions, heads, head_dim), the first position being ``start``; keeps the dtype."""
         positions = x.shape[-3]
         self.reserve(start + positions)
-        return self._rotate(x, self._cos[start : start + positions], self._sin[start : start + positions])
+        return rotate(x, self._cos[start : start + positions], self._sin[start : start + positions])
 
-    def rotate_at(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Rotate ``x`` (positions, heads, head_dim) to ``positions`` (int64, on the device), which are reserved."""
-        return self._rotate(x, self._cos.index_select(0, positions), self._sin.index_select(0, positions))
+    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosines and signed sines (positions, head_dim) of positions (int64, on the device), all reserved."""
+        return self._cos.index_select(0, positions), self._sin.index_select(0, positions)
 
     @property
     def tables(self) -> tuple[Tensor, Tensor]:
         """Cosines and signed sines of the reserved positions, float32 (positions, head_dim).
 
-        They are replaced when more positions are reserved.
+        They are replaced, not changed, when more positions are reserved, and live as long as this object.
         """
         return self._cos, self._sin
 
-    def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
-        x32 = x.float()
-        return torch.addcmul(x32 * cos, x32.roll(self._half, -1), sin).to(x.dtype)
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate ``x`` (..., positions, heads, head_dim) by cosines and signed sines (positions, head_dim) in float32."""
+    x32 = x.float()
+    turned = torch.addcmul(x32 * cos.unsqueeze(-2), x32.roll(x.shape[-1] // 2, -1), sin.unsqueeze(-2))
+    return turned.to(x.dtype)

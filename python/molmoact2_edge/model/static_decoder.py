@@ -12,7 +12,7 @@ from torch import Tensor
 from molmoact2_edge.checkpoint.config import TextConfig
 from molmoact2_edge.model.attention import attend_to_cache
 from molmoact2_edge.model.decoder import Decoder, DecoderBlock
-from molmoact2_edge.model.operators import Operators
+from molmoact2_edge.model.operators import Operators, Places
 
 
 class StaticCache:
@@ -56,11 +56,12 @@ class StaticDecoder:
         if self._decoder.config.norm_after:
             return self._forward_norm_after(x, cache, position, bias, states)
         operators, eps = self._operators, self._eps
+        places = operators.places(position, x.shape[0])
         blocks = self._decoder.blocks
         residual, normed = x, operators.rms_norm(x, blocks[0].attention_norm, eps)
         for index, block in enumerate(blocks):
             last = index == len(blocks) - 1
-            query = self._cache_rows(block, index, normed, cache, position)
+            query = self._cache_rows(block, index, normed, cache, places)
             if last and not states:
                 return None
             attended = self._attend(block, index, query, cache, bias)
@@ -73,9 +74,10 @@ class StaticDecoder:
         self, x: Tensor, cache: StaticCache, position: Tensor, bias: Tensor, states: bool
     ) -> Tensor | None:
         operators, eps = self._operators, self._eps
+        places = operators.places(position, x.shape[0])
         blocks = self._decoder.blocks
         for index, block in enumerate(blocks):
-            query = self._cache_rows(block, index, x, cache, position)
+            query = self._cache_rows(block, index, x, cache, places)
             if index == len(blocks) - 1 and not states:
                 return None
             attended = self._attend(block, index, query, cache, bias)
@@ -84,10 +86,10 @@ class StaticDecoder:
         return operators.rms_norm(x, self._decoder.final_norm, eps)
 
     def _cache_rows(
-        self, block: DecoderBlock, index: int, x: Tensor, cache: StaticCache, position: Tensor
+        self, block: DecoderBlock, index: int, x: Tensor, cache: StaticCache, places: Places
     ) -> Tensor:
         return self._operators.qk_norm_rope_cache(
-            block.qkv(x), block.q_norm, block.k_norm, position, cache.keys[index], cache.values[index]
+            block.qkv(x), block.q_norm, block.k_norm, places, cache.keys[index], cache.values[index]
         )
 
     @staticmethod

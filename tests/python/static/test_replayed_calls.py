@@ -140,6 +140,20 @@ def test_more_camera_settings_than_are_kept(plain: Plain, replayed: Replayed) ->
     assert {key[-3] for key in execution.recorded} <= {0, 1, 2, 3}
 
 
+def test_two_policies_of_one_model(plain: Plain, replayed: Replayed) -> None:
+    """What one computes once for its longer prompts may not take away what the other's recordings read."""
+    eager, (policy, _) = plain("tiny-base"), replayed("tiny-base")
+    other = Policy(policy.model, policy.processor, execution=ReplayedExecution())
+    rope = policy.model.decoder.rope
+    assert_same(policy.predict(FRAMES[:1], **arguments(0)), eager.predict(FRAMES[:1], **arguments(0)))
+    before = [tensor.data_ptr() for tensor in rope.tables]
+    rope.reserve(len(rope.tables[0]) + 1)
+    other.predict(FRAMES[:1], **arguments(1))
+    held = [tensor.data_ptr() for pair in rope._superseded for tensor in pair]
+    assert set(before) <= set(held)
+    assert_same(policy.predict(FRAMES[:1], **arguments(2)), eager.predict(FRAMES[:1], **arguments(2)))
+
+
 @pytest.mark.parametrize("think", [False, True])
 def test_a_guide_is_an_input_like_any_other(plain: Plain, replayed: Replayed, think: bool) -> None:
     eager, (policy, execution) = plain("tiny-think"), replayed("tiny-think")
