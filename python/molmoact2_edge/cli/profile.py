@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -104,6 +105,9 @@ def run(arguments: argparse.Namespace) -> int:
     config = with_rate(config, settings.rate_hz)
     _make_directory(arguments.out)
     with ExitStack() as stack:
+        # Like Ctrl-C: the loop decelerates, the robot is left as configured, the loads end.
+        usual = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        stack.callback(signal.signal, signal.SIGTERM, usual)
         scenario = None
         if not bare:
             scenario = open_scenario(config)

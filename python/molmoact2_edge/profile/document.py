@@ -27,7 +27,7 @@ def build_document(
     Durations end in ``_ms`` or ``_us``; shares are 0 to 1.
     """
     machine = machine_facts()
-    evidence = gather(measurement, settings, config, machine)
+    evidence = gather(measurement, settings, config, machine, (policy or {}).get("failure"))
     verdict = judge(evidence)
     return {
         "format": "molmoact2_edge_profile.v1",
@@ -70,7 +70,11 @@ def build_document(
 
 
 def gather(
-    measurement: Measurement, settings: ProfileSettings, config: RobotConfig, machine: dict[str, Any]
+    measurement: Measurement,
+    settings: ProfileSettings,
+    config: RobotConfig,
+    machine: dict[str, Any],
+    policy_failure: str | None = None,
 ) -> Evidence:
     """Return what the verdict's rules read."""
     cpp, period = measurement.cpp, measurement.period_ns
@@ -100,6 +104,7 @@ def gather(
         steal=measurement.usage.steal,
         swapped_pages=measurement.usage.swapped_pages,
         throttlings=measurement.usage.throttlings,
+        policy_failure=policy_failure,
     )
 
 

@@ -64,6 +64,7 @@ class Evidence:
     steal: float
     swapped_pages: int
     throttlings: int | None
+    policy_failure: str | None = None
 
     @property
     def period_ms(self) -> float:
@@ -139,6 +140,15 @@ def _findings(evidence: Evidence) -> list[Finding]:
                 "act",
                 f"The gate held in {evidence.held_share:.1%} of the ticks, mostly for {evidence.held_reason}.",
                 f"find out why the robot or its motion gave {evidence.held_reason}",
+            )
+        )
+    if evidence.policy_failure is not None:
+        found.append(
+            Finding(
+                "policy",
+                "act",
+                f"The policy failed, so that it was no load from then on: {evidence.policy_failure}.",
+                "see whether `molmoact2-edge predict` works with this checkpoint",
             )
         )
     found += [*_scheduling(evidence), *_memory(evidence), *_power(evidence), *_others(evidence)]

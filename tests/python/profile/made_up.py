@@ -1,7 +1,8 @@
-"""A made-up measurement: what the arithmetic, the rules and the files are tested on."""
+"""A made-up measurement: what the arithmetic, the rules and the files are tested on; and who is there."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,3 +54,16 @@ def make_measurement(calls: int = 3) -> Measurement:
         usage=Usage({"user": 0.9, "idle": 0.1, "steal": 0.0}, 0, None),
         calls=[Call(BEGIN_NS + i * 50_000_000, {"vision": 0.01, "flow": 0.02}, 0.0305) for i in range(calls)],
     )
+
+
+def children(parent: int) -> list[int]:
+    """The numbers of a process's children that have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found

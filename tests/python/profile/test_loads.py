@@ -11,23 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+from made_up import children
 
 from molmoact2_edge.errors import InputError
 from molmoact2_edge.profile import loaded, parse_loads
 
 WAIT_S = 20.0
-
-
-def children(parent: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == parent and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
 
 
 def test_loads_are_named() -> None:

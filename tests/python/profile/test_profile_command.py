@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+from made_up import children
 
 from molmoact2_edge.cli import main
 
 HELD, FAILED, NOT_HELD = 0, 1, 3
+WAIT_S = 60.0
 
 
 def profile(directory: Path, *arguments: str) -> dict[str, object]:
@@ -64,3 +70,23 @@ def test_wrong_arguments_are_told(
 ) -> None:
     assert main(["profile", "--out", str(tmp_path), "--duration", "1", *arguments]) == FAILED
     assert message in capsys.readouterr().err
+
+
+def test_a_signal_ends_it_and_its_loads(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from molmoact2_edge.cli import main; import sys; sys.exit(main())"]
+    arguments = ["profile", "--load", "cpu,gil,io", "--duration", "100", "--out", str(tmp_path)]
+    process = subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        with process.stdout:
+            assert process.stdout.readline().startswith("measuring for 100 s")
+            give_up = time.monotonic() + WAIT_S
+            while len(begun := children(process.pid)) < len(os.sched_getaffinity(0)) + 1:
+                assert time.monotonic() < give_up, "the loads did not begin"
+                time.sleep(0.05)
+            process.terminate()
+            assert process.wait(WAIT_S) == 130
+    finally:
+        process.kill()
+    assert not [child for child in begun if Path(f"/proc/{child}").exists()]
+    assert list(tmp_path.iterdir()) == []

@@ -98,6 +98,7 @@ def test_the_verdict_ends_with_the_first_thing_to_do() -> None:
         ({"throttlings": 2}, "throttled", ("cool",)),
         ({"bus_p99_ms": 2.6}, "bus", ("baud",)),
         ({"preempt_rt": False, "error_p999_ms": 2.0}, "no_preempt_rt", ("PREEMPT_RT kernel",)),
+        ({"policy_failure": "InputError: x"}, "policy", ("predict",)),
         ({"held_share": 0.2, "held_reason": "state_stale"}, "held", ("state_stale",)),
     ],
 )
