@@ -18,7 +18,8 @@ pip="$directory/bin/python -m pip install -q"
 $pip --constraint constraints.txt torch
 $pip --no-deps 'torchvision==0.25.0' 'lerobot==0.4.4'
 $pip 'datasets>=4.0,<5' 'av>=15,<16' 'huggingface_hub<0.36' jsonlines packaging einops draccus==0.10.0 deepdiff termcolor \
-  opencv-python-headless gymnasium pandas pyarrow pillow safetensors
+  opencv-python-headless gymnasium pandas pyarrow pillow safetensors psutil
+$pip --no-deps accelerate 'diffusers<0.36'
 
 "$directory/bin/python" -W ignore -c '
 import sys

@@ -27,14 +27,18 @@ def shade(episode: int, frame: int) -> int:
     return (40 * episode + 7 * frame) % 220 + 10
 
 
+def pictures(grey: int = 0) -> dict[str, Any]:
+    return {camera: np.full((*size, 3), grey, np.uint8) for camera, size in FORMAT.cameras.items()}
+
+
 def add_episode(writer: DatasetWriter, episode: int, frames: int, task: str) -> int | None:
+    draft = writer.draft()
     for k in range(frames):
-        images = {
-            camera: np.full((*size, 3), shade(episode, k), np.uint8)
-            for camera, size in FORMAT.cameras.items()
-        }
-        writer.add_frame(np.array([episode, k, 0.1]), np.array([episode, k + 0.5, -1e3]), images)
-    return writer.save_episode(task)
+        draft.add_frame(
+            np.array([episode, k, 0.1]), np.array([episode, k + 0.5, -1e3]), pictures(shade(episode, k))
+        )
+    draft.finish()
+    return writer.save_episode(draft, task)
 
 
 def info(root: Path) -> dict[str, Any]:
@@ -225,33 +229,40 @@ def test_a_first_episode_that_was_cut_short_leaves_no_trace(tmp_path: Path) -> N
 
 def test_an_episode_without_a_frame_is_none(tmp_path: Path) -> None:
     writer = DatasetWriter(tmp_path, FORMAT)
-    assert writer.save_episode("pick") is None
+    assert add_episode(writer, 0, 0, "nothing") is None
     add_episode(writer, 0, 2, "pick")
-    assert writer.save_episode("pick") is None
+    assert add_episode(writer, 1, 0, "nothing") is None
     writer.close()
     writer.close()
     check_dataset(tmp_path, [2], ["pick"])
 
 
-def test_frames_of_an_episode_that_is_discarded_are_not_in_the_next(tmp_path: Path) -> None:
+def test_one_episode_is_filled_while_another_is_saved(tmp_path: Path) -> None:
     writer = DatasetWriter(tmp_path, FORMAT)
-    images = {camera: np.zeros((*size, 3), np.uint8) for camera, size in FORMAT.cameras.items()}
-    writer.add_frame(np.zeros(3), np.zeros(3), images)
-    writer.discard_episode()
+    discarded = writer.draft()
+    discarded.add_frame(np.zeros(3), np.zeros(3), pictures())
+    second = writer.draft()
+    second.add_frame(np.array([1, 0, 0.1]), np.array([1, 0.5, -1e3]), pictures(shade(1, 0)))
     add_episode(writer, 0, 3, "pick")
+    discarded.discard()
+    second.add_frame(np.array([1, 1, 0.1]), np.array([1, 1.5, -1e3]), pictures(shade(1, 1)))
+    second.finish()
+    writer.save_episode(second, "place")
     writer.close()
-    check_dataset(tmp_path, [3], ["pick"])
+    check_dataset(tmp_path, [3, 2], ["pick", "place"])
 
 
 def test_a_frame_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     writer = DatasetWriter(tmp_path, FORMAT)
-    images = {camera: np.zeros((*size, 3), np.uint8) for camera, size in FORMAT.cameras.items()}
+    draft = writer.draft()
+    images = pictures()
     with pytest.raises(InputError, match=r"shape \(3,\)"):
-        writer.add_frame(np.zeros(2), np.zeros(3), images)
+        draft.add_frame(np.zeros(2), np.zeros(3), images)
     with pytest.raises(InputError, match="front, wrist"):
-        writer.add_frame(np.zeros(3), np.zeros(3), {"front": images["front"]})
+        draft.add_frame(np.zeros(3), np.zeros(3), {"front": images["front"]})
     with pytest.raises(InputError, match=r"\(48, 64, 3\)"):
-        writer.add_frame(np.zeros(3), np.zeros(3), {**images, "front": images["wrist"]})
+        draft.add_frame(np.zeros(3), np.zeros(3), {**images, "front": images["wrist"]})
+    draft.discard()
     writer.close()
 
 

@@ -54,16 +54,16 @@ def check(root: Path, *arguments: str) -> dict[str, Any]:
 def test_lerobot_opens_what_runs_record(
     runner_for: Callable[..., Runner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from molmoact2_edge.telemetry.dataset.writer import DatasetWriter
+    from molmoact2_edge.telemetry.dataset.episode import EpisodeDraft
 
     recorded: list[tuple[Any, ...]] = []
-    real = DatasetWriter.add_frame
+    real = EpisodeDraft.add_frame
 
-    def noting(self: DatasetWriter, *frame: Any) -> None:
+    def noting(self: EpisodeDraft, *frame: Any) -> None:
         recorded.append(frame)
         real(self, *frame)
 
-    monkeypatch.setattr(DatasetWriter, "add_frame", noting)
+    monkeypatch.setattr(EpisodeDraft, "add_frame", noting)
     root = tmp_path / "set"
     for run in range(2):  # the second adds to what the first left
         runner = runner_for(episodes=2, duration_s=0.7, seed=10 * run, record=root)

@@ -18,7 +18,7 @@ from molmoact2_edge.control import TickRecord
 from molmoact2_edge.errors import InputError, MissingExtraError
 from molmoact2_edge.runtime import Runner, build_report, summary
 from molmoact2_edge.runtime.interruption import Interruption
-from molmoact2_edge.telemetry.dataset.writer import DatasetWriter
+from molmoact2_edge.telemetry.dataset.episode import EpisodeDraft
 
 av = pytest.importorskip("av")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -181,13 +181,13 @@ def test_a_camera_that_stops_leaves_rows_out_and_says_so(
 def test_a_writer_that_cannot_keep_up_drops_and_never_holds_the_run(
     bench: Bench, runner_for: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = DatasetWriter.add_frame
+    real = EpisodeDraft.add_frame
 
-    def slow(self: DatasetWriter, *frame: Any) -> None:
+    def slow(self: EpisodeDraft, *frame: Any) -> None:
         time.sleep(0.1)
         real(self, *frame)
 
-    monkeypatch.setattr(DatasetWriter, "add_frame", slow)
+    monkeypatch.setattr(EpisodeDraft, "add_frame", slow)
     monkeypatch.setattr("molmoact2_edge.telemetry.dataset.recorder._QUEUE_ROWS", (4, 4))
     runner = runner_for(episodes=1, duration_s=1.0, record=tmp_path)
     runner.run(Interruption())

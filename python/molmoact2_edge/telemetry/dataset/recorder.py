@@ -1,4 +1,5 @@
-"""Records the episodes of a run: one thread looks, one encodes and writes, a bounded queue between them."""
+"""Records the episodes of a run. One thread looks, one encodes, one adds complete episodes to the dataset; between
+them are bounded queues, so that a slow disk at the end of an episode costs no frame of the next."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from molmoact2_drivers import Camera
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.control import ControlLoop
 from molmoact2_edge.telemetry.dataset.assembly import Row, RowAssembly
+from molmoact2_edge.telemetry.dataset.episode import EpisodeDraft
 from molmoact2_edge.telemetry.dataset.layout import dataset_format
 from molmoact2_edge.telemetry.dataset.writer import DatasetWriter
 from molmoact2_edge.telemetry.extras import arrow, pyav
@@ -23,11 +25,18 @@ from molmoact2_edge.telemetry.follow import RunFollower
 _QUEUE_BYTES = 128 * 1024 * 1024
 _QUEUE_ROWS = (8, 300)
 _END_TIMEOUT_S = 10.0
-_CLOSE_TIMEOUT_S = 120.0  # what is queued is still encoded
+_CLOSE_TIMEOUT_S = 120.0  # what is queued is still encoded and written
+_EPISODES_QUEUED = 8
 
 
 @dataclass(frozen=True)
 class _EpisodeEnd:
+    task: str
+
+
+@dataclass(frozen=True)
+class _Finished:
+    draft: EpisodeDraft
     task: str
 
 
@@ -75,8 +84,13 @@ class DatasetRecorder:
         self._looking = threading.Event()
         self._looker: threading.Thread | None = None
         self._task = ""
-        self._thread = threading.Thread(target=self._write, name="dataset-writer", daemon=True)
-        self._thread.start()
+        self._finished: queue.Queue[_Finished | None] = queue.Queue(_EPISODES_QUEUED)
+        self._threads = [
+            threading.Thread(target=self._encode, name="dataset-encoder", daemon=True),
+            threading.Thread(target=self._save, name="dataset-writer", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def begin(self, task: str) -> None:
         """Record from now on; frames and ticks of before are not part of the episode."""
@@ -101,8 +115,10 @@ class DatasetRecorder:
         """End the episode, write all that is queued, and let go of the dataset. Does not raise."""
         self.end()
         self._put_surely(None)
-        self._thread.join(_CLOSE_TIMEOUT_S)
-        if self._thread.is_alive():
+        give_up = time.monotonic() + _CLOSE_TIMEOUT_S
+        for thread in self._threads:
+            thread.join(max(0.0, give_up - time.monotonic()))
+        if any(thread.is_alive() for thread in self._threads):
             self._fail(f"the last episode was not written within {_CLOSE_TIMEOUT_S:g} s")
 
     def facts(self) -> dict[str, Any]:
@@ -150,28 +166,43 @@ class DatasetRecorder:
         except queue.Full:
             self._fail("the disk or the encoder did not keep up; the end of an episode is missing")
 
+    # --- the thread that encodes ---
+
+    def _encode(self) -> None:
+        draft = self._writer.draft()
+        while (item := self._queue.get()) is not None:
+            try:
+                if isinstance(item, _EpisodeEnd):
+                    draft.finish()
+                    self._finished.put(_Finished(draft, item.task))
+                    draft = self._writer.draft()
+                elif self.failure is None:
+                    draft.add_frame(item.state, item.action, item.images)
+                else:
+                    self.dropped["failure"] += 1
+            except Exception as error:  # the encoder's own errors too: the arm goes on moving
+                self._fail(f"cannot record into {self.root}: {error}; episodes before this one are complete")
+                draft.discard()
+                draft = self._writer.draft()
+        draft.discard()
+        self._finished.put(None)
+
     # --- the thread that writes ---
 
-    def _write(self) -> None:
-        while (item := self._queue.get()) is not None:
+    def _save(self) -> None:
+        while (item := self._finished.get()) is not None:
             if self.failure is not None:
-                self.dropped["failure"] += isinstance(item, Row)
                 continue
             try:
-                self._take(item)
-            except Exception as error:  # the encoder's and the tables' own errors too: the arm goes on moving
+                frames = len(item.draft)
+                episode = self._writer.save_episode(item.draft, item.task)
+            except Exception as error:  # the disk's, or the tables' own
                 self._fail(f"cannot record into {self.root}: {error}; episodes before this one are complete")
+                continue
+            if episode is not None:
+                self.episodes.append(episode)
+                self.rows += frames
         self._writer.close()
-
-    def _take(self, item: Row | _EpisodeEnd) -> None:
-        if isinstance(item, Row):
-            self._writer.add_frame(item.state, item.action, item.images)
-            return
-        frames = self._writer.pending
-        episode = self._writer.save_episode(item.task)
-        if episode is not None:
-            self.episodes.append(episode)
-            self.rows += frames
 
     def _fail(self, message: str) -> None:
         self.failure = self.failure or message

@@ -61,11 +61,10 @@ class EpisodeVideo:
         self._container.mux(self._stream.encode())
         self._container.close()
 
-    def discard(self) -> None:
-        """Close and remove the file; does not raise."""
+    def close(self) -> None:
+        """Close the file as it is; does not raise."""
         with contextlib.suppress(OSError, ValueError):  # an encoder without a frame has nothing to close
             self._container.close()
-        self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

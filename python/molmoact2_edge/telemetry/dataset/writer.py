@@ -17,12 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from molmoact2_edge.errors import InputError
+from molmoact2_edge.telemetry.dataset.episode import EpisodeDraft
 from molmoact2_edge.telemetry.dataset.layout import (
-    ACTION,
     DATA,
     EPISODES,
     INFO,
-    STATE,
     STATISTICS,
     TASKS,
     VIDEOS,
@@ -35,7 +34,6 @@ from molmoact2_edge.telemetry.dataset.layout import (
 )
 from molmoact2_edge.telemetry.dataset.statistics import (
     FeatureStatistics,
-    ImageStatistics,
     column_statistics,
     merged,
 )
@@ -49,8 +47,7 @@ from molmoact2_edge.telemetry.dataset.tables import (
     write_table,
     write_with,
 )
-from molmoact2_edge.telemetry.dataset.video import EpisodeVideo, append, can_append, video_facts
-from molmoact2_edge.types import DoubleArray, Image
+from molmoact2_edge.telemetry.dataset.video import append, can_append, video_facts
 
 _UNDER_WAY = ".recording"
 # LeRobot compares times in single precision with a tolerance of 0.1 ms; past 1024 s that is less than one step.
@@ -68,7 +65,7 @@ class _Place:
 
 
 class DatasetWriter:
-    """One thread adds frames and episodes. A dataset that is there is continued where its format is the same."""
+    """Adds episodes to a dataset, one thread at a time. One that is there is continued where its format is the same."""
 
     def __init__(self, root: Path, form: DatasetFormat) -> None:
         """Open ``root`` for writing; nothing but a directory is made before the first episode is complete.
@@ -81,6 +78,7 @@ class DatasetWriter:
         self._info = form.empty_info()
         self._statistics: dict[str, FeatureStatistics] = {}
         self._tasks: list[str] = []
+        self._drafts = 0
         self._lock = self._locked()
         try:
             first = self._opened()
@@ -90,59 +88,39 @@ class DatasetWriter:
         self._data = _Place(first["data"])
         self._episodes = _Place(first["episodes"])
         self._videos = {camera: _Place(first[camera]) for camera in form.cameras}
-        self._begin()
 
     @property
     def episodes(self) -> int:
         """Episodes in the dataset."""
         return int(self._info["total_episodes"])
 
-    @property
-    def pending(self) -> int:
-        """Frames of the episode that is not yet saved."""
-        return len(self._states)
+    def draft(self) -> EpisodeDraft:
+        """Return an empty episode. Any thread may fill it while another saves those before."""
+        self._drafts += 1
+        return EpisodeDraft(self.root / _UNDER_WAY / str(self._drafts), self.format)
 
-    def add_frame(self, state: DoubleArray, action: DoubleArray, images: dict[str, Image]) -> None:
-        """Add one frame: (joints,) measured and commanded positions, and an (H, W, 3) RGB image per camera.
+    def save_episode(self, draft: EpisodeDraft, task: str) -> int | None:
+        """Add a finished episode; returns its number, None where it has no frame. The draft is used up.
 
         Raises:
-            InputError: a shape does not fit the format.
+            OSError: the disk does not take it; the dataset has all episodes before it.
         """
-        joints = (len(self.format.joints),)
-        if state.shape != joints or action.shape != joints or images.keys() != self.format.cameras.keys():
-            raise InputError(
-                f"expected state and action of shape {joints} and images of {', '.join(self.format.cameras)}, got "
-                f"{state.shape}, {action.shape} and {', '.join(images)}"
-            )
-        for camera, image in images.items():
-            if camera not in self._encoders:
-                path = self.root / _UNDER_WAY / f"{camera}.mp4"
-                self._encoders[camera] = EpisodeVideo(path, self.format.fps, self.format.cameras[camera])
-            self._encoders[camera].add(image)
-            self._image_statistics[camera].add(image)
-        self._states.append(state.astype(np.float32))
-        self._actions.append(action.astype(np.float32))
-
-    def save_episode(self, task: str) -> int | None:
-        """Complete the episode that the frames since the last one make up; returns its number, None without a frame."""
-        frames = self.pending
+        frames = len(draft)
         if frames == 0:
-            self.discard_episode()
+            draft.discard()
             return None
-        for encoder in self._encoders.values():
-            encoder.finish()
         episode, first = self.episodes, int(self._info["total_frames"])
         if task not in self._tasks:
             self._tasks.append(task)
-        columns = self._columns(episode, first, self._tasks.index(task))
+        columns = draft.columns(episode, first, self._tasks.index(task))
         statistics = {name: column_statistics(values) for name, values in columns.items()}
         row: dict[str, Any] = {"episode_index": episode, "tasks": [task], "length": frames}
 
         # Each step leaves a dataset that opens and has all earlier episodes; info.json is last.
         for camera, key in self.format.video_keys.items():
-            row |= self._store_video(camera, key, frames)
-            statistics[key] = self._image_statistics[camera].result()
-        row |= self._store_data(columns, first)
+            row |= self._store_video(camera, key, draft.video(camera), frames)
+            statistics[key] = draft.image_statistics(camera)
+        row |= self._store_data(columns, first, frames)
         write_table(task_table(self._tasks), self.root / TASKS)
         row |= {f"stats/{name}/{key}": v for name, part in statistics.items() for key, v in part.items()}
         self._store_row(row)
@@ -159,44 +137,19 @@ class DatasetWriter:
         self._info["total_tasks"] = len(self._tasks)
         self._info["splits"] = {"train": f"0:{episode + 1}"}
         replace_json(self.root / INFO, self._info)
-        self._begin()
+        draft.discard()
         return episode
 
-    def discard_episode(self) -> None:
-        """Forget the frames since the last episode."""
-        for encoder in self._encoders.values():
-            encoder.discard()
-        self._begin()
-
     def close(self) -> None:
-        """Let go of the dataset; frames that were not saved as an episode are forgotten. Safe to call twice."""
+        """Let go of the dataset; drafts that were not saved are forgotten. Safe to call twice."""
         if self._lock < 0:
             return
-        self.discard_episode()
         shutil.rmtree(self.root / _UNDER_WAY, ignore_errors=True)
         os.close(self._lock)
         self._lock = -1
 
-    def _begin(self) -> None:
-        self._states: list[npt.NDArray[np.float32]] = []
-        self._actions: list[npt.NDArray[np.float32]] = []
-        self._encoders: dict[str, EpisodeVideo] = {}
-        self._image_statistics = {camera: ImageStatistics() for camera in self.format.cameras}
-
-    def _columns(self, episode: int, first: int, task: int) -> dict[str, npt.NDArray[Any]]:
-        frames = np.arange(self.pending)
-        return {
-            ACTION: np.stack(self._actions),
-            STATE: np.stack(self._states),
-            "timestamp": (frames / self.format.fps).astype(np.float32),
-            "frame_index": frames,
-            "episode_index": np.full_like(frames, episode),
-            "index": frames + first,
-            "task_index": np.full_like(frames, task),
-        }
-
-    def _store_video(self, camera: str, key: str, frames: int) -> dict[str, Any]:
-        place, episode = self._videos[camera], self._encoders[camera].path
+    def _store_video(self, camera: str, key: str, episode: Path, frames: int) -> dict[str, Any]:
+        place = self._videos[camera]
         path = self.root / VIDEOS.format(video_key=key, **vars(place.index))
         if place.rows > 0:
             megabytes = (path.stat().st_size + episode.stat().st_size) / _MB
@@ -224,19 +177,19 @@ class DatasetWriter:
             f"videos/{key}/to_timestamp": place.rows / self.format.fps,
         }
 
-    def _store_data(self, columns: dict[str, npt.NDArray[Any]], first: int) -> dict[str, Any]:
+    def _store_data(self, columns: dict[str, npt.NDArray[Any]], first: int, frames: int) -> dict[str, Any]:
         place = self._data
         path = self.root / DATA.format(**vars(place.index))
         if place.rows > 0 and path.stat().st_size / _MB > self._info["data_files_size_in_mb"]:
             place.index, place.rows = place.index.next(), 0
             path = self.root / DATA.format(**vars(place.index))
         write_with(data_table(columns), path, appended=place.rows > 0)
-        place.rows += self.pending
+        place.rows += frames
         return {
             "data/chunk_index": place.index.chunk_index,
             "data/file_index": place.index.file_index,
             "dataset_from_index": first,
-            "dataset_to_index": first + self.pending,
+            "dataset_to_index": first + frames,
         }
 
     def _store_row(self, row: dict[str, Any]) -> None:
