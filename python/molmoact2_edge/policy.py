@@ -23,6 +23,7 @@ from molmoact2_edge.guide import ActionGuide
 from molmoact2_edge.model.depth_decode import DepthTokens, decode_depth, decode_depth_from_draft
 from molmoact2_edge.model.execution import DirectExecution, Execution, GraphExecution
 from molmoact2_edge.model.generate import Generated, generate
+from molmoact2_edge.model.integrator import FlowSetting, integrator_for
 from molmoact2_edge.model.molmoact2 import MolmoAct2
 from molmoact2_edge.model.operators import operators_for
 from molmoact2_edge.model.pipeline import (
@@ -33,7 +34,6 @@ from molmoact2_edge.model.pipeline import (
     Pipeline,
     prefix_length,
 )
-from molmoact2_edge.model.static_network import FlowSetting
 from molmoact2_edge.model.static_pipeline import StaticPipeline
 from molmoact2_edge.openfast import OpenFast
 from molmoact2_edge.prediction import DepthCache, Outcome, Prediction, Trace
@@ -537,17 +537,14 @@ def joints_of(embodiment: Embodiment, convention: str) -> JointConvention | None
 def _pipeline(
     model: MolmoAct2, patch_grid: tuple[int, int], execution: ExecutionMode | Execution
 ) -> Pipeline:
-    if isinstance(execution, str):
-        chosen = _execution(model.device, execution)
-    else:
-        chosen = execution
+    chosen = _execution(model.device, execution) if isinstance(execution, str) else execution
     if chosen is None:
         return EagerPipeline(model, patch_grid)
     if model.expert is not None and model.expert.flow_backend != "torch":
         raise InputError(
             "a static call needs a model without the compiled flow; load it with compile_flow=False"
         )
-    return StaticPipeline(model, patch_grid, operators_for(model.decoder), chosen)
+    return StaticPipeline(model, patch_grid, operators_for(model.decoder), integrator_for(model), chosen)
 
 
 def _execution(device: torch.device, name: ExecutionMode) -> Execution | None:

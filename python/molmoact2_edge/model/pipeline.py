@@ -15,9 +15,9 @@ from molmoact2_edge.checkpoint.config import ModelConfig
 from molmoact2_edge.model.decoder import Hidden, KeyValueCache
 from molmoact2_edge.model.decoding import CachedDecoding, Decoding, feed
 from molmoact2_edge.model.flow import FlowGuide
+from molmoact2_edge.model.integrator import FlowSetting
 from molmoact2_edge.model.masks import cross_attention_mask, depth_tokens
 from molmoact2_edge.model.molmoact2 import MolmoAct2
-from molmoact2_edge.model.static_network import FlowSetting
 from molmoact2_edge.processor import ImageInputs, Prompt
 from molmoact2_edge.timing import Stopwatch
 from molmoact2_edge.types import FloatArray, IntArray

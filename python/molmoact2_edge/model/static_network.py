@@ -8,15 +8,13 @@ same sizes is the same sequence of kernels on the same addresses. On the CPU the
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from molmoact2_edge.model.attention import hiding
-from molmoact2_edge.model.expert import Context
-from molmoact2_edge.model.flow import FlowGuide
+from molmoact2_edge.model.integrator import FlowSetting, Integrated, Integrator
 from molmoact2_edge.model.molmoact2 import MolmoAct2
 from molmoact2_edge.model.operators import Operators
 from molmoact2_edge.model.staging import StagedInputs
@@ -35,15 +33,6 @@ BUCKET = 32
 def bucket_of(tokens: int) -> int:
     """Return the bucket that a prompt of ``tokens`` tokens is padded to."""
     return -(-tokens // BUCKET) * BUCKET
-
-
-@dataclass(frozen=True, slots=True)
-class FlowSetting:
-    """What of an action chunk is fixed per recording: T, Euler steps, and the first padding column, None for none."""
-
-    horizon: int
-    steps: int
-    valid_dim: int | None
 
 
 class CallBuffers:
@@ -126,6 +115,7 @@ class StaticCall:
         self,
         model: MolmoAct2,
         operators: Operators,
+        integrator: Integrator,
         buffers: CallBuffers,
         cameras: CameraBuffers,
         patch_grid: tuple[int, int],
@@ -136,6 +126,7 @@ class StaticCall:
         """``bucket``: prompt rows; ``span``: cache positions that can be looked at, at least ``bucket``."""
         self._model = model
         self._operators = operators
+        self._integrator = integrator
         self._decoder = StaticDecoder(model.decoder, operators)
         self._buffers = buffers
         self._cameras = cameras
@@ -190,20 +181,14 @@ class StaticCall:
         state = buffers.states.index_select(0, buffers.choice.tensors["row"])
         buffers.token.copy_(self._operators.argmax(self._model.decoder.logits(state)))
 
-    def act(self, lap: Lap, setting: FlowSetting, velocities: list[Tensor] | None = None) -> Context:
+    def act(self, lap: Lap, setting: FlowSetting, velocities: list[Tensor] | None = None) -> Integrated:
         """Integrate the flow, conditioned on the positions of the cache that the host marked as valid."""
-        expert = self._model.expert
-        assert expert is not None
+        keys, values = self._buffers.cache.rows(0, self.span)
         inputs = self._buffers.flow.tensors
-        horizon = setting.horizon
-        context = self._context(horizon)
-        guide = FlowGuide(inputs["guide_actions"][:, :horizon], inputs["guide_weights"][:, :horizon])
-        chunk = expert.integrate(
-            inputs["noise"][:, :horizon], context, setting.steps, setting.valid_dim, velocities, guide
-        )
-        self._buffers.chunk[:horizon].copy_(chunk[0])
+        integrated = self._integrator.integrate(keys, values, inputs, setting, velocities)
+        self._buffers.chunk[: setting.horizon].copy_(integrated.chunk)
         lap("flow")
-        return context
+        return integrated
 
     def logits(self, row: int) -> Tensor:
         """Return the scores of the vocabulary at a kept state. Not for recording: the row is a number."""
@@ -221,15 +206,3 @@ class StaticCall:
         buffers.cache.clear(self.bucket, self.span)
         if states is not None:
             buffers.states[:1].copy_(states.index_select(0, buffers.prompt.tensors["last"] - start))
-
-    def _context(self, horizon: int) -> Context:
-        """Project the whole span, and mask what the expert may not read; see :meth:`MolmoAct2.context`."""
-        model, inputs = self._model, self._buffers.flow.tensors
-        assert model.expert is not None
-        keys, values = self._buffers.cache.rows(0, self.span)
-        valid, depth = inputs["valid"][: self.span], inputs["depth"][: self.span]
-        if model.depth_gate is not None:
-            keys, values = model.depth_gate.apply(keys, values, depth & valid, valid)
-        projected = model.expert.context(keys.unsqueeze(1), values.unsqueeze(1))
-        bias = hiding(valid.expand(horizon, -1), model.dtype)
-        return Context(projected.keys, projected.values, bias)

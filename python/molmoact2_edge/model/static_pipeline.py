@@ -14,6 +14,7 @@ from torch import Tensor
 
 from molmoact2_edge.model.decoding import Decoding
 from molmoact2_edge.model.execution import Execution, Stage
+from molmoact2_edge.model.integrator import FlowSetting, Integrator
 from molmoact2_edge.model.masks import cross_attention_mask, depth_tokens
 from molmoact2_edge.model.molmoact2 import MolmoAct2
 from molmoact2_edge.model.operators import Operators
@@ -22,7 +23,6 @@ from molmoact2_edge.model.staging import FetchedOutput
 from molmoact2_edge.model.static_network import (
     CallBuffers,
     CameraBuffers,
-    FlowSetting,
     Lap,
     StaticCall,
     bucket_of,
@@ -70,11 +70,13 @@ class StaticPipeline:
         model: MolmoAct2,
         patch_grid: tuple[int, int],
         operators: Operators,
+        integrator: Integrator,
         execution: Execution,
     ) -> None:
         self._model = model
         self._patch_grid = patch_grid
         self._operators = operators
+        self._integrator = integrator
         self._execution = execution
         self._buffers: CallBuffers | None = None
         self._cameras: dict[Hashable, CameraBuffers] = {}
@@ -95,7 +97,7 @@ class StaticPipeline:
         buckets = sorted({call.bucket for call in self._calls.values()})
         ready = ", ".join(map(str, buckets)) or "none yet"
         found = {
-            **self._model.backends,
+            **(self._integrator.backends if self._model.expert is not None else {}),
             "call": f"{self._execution.name} (buckets: {ready})",
             "decoder": self._operators.name,
         }
@@ -136,6 +138,7 @@ class StaticPipeline:
             self._calls[key] = StaticCall(
                 self._model,
                 self._operators,
+                self._integrator,
                 buffers,
                 cameras,
                 self._patch_grid,
@@ -245,7 +248,7 @@ class StaticPipeline:
             guide_actions=(no_guide if inputs.guide_actions is None else inputs.guide_actions)[None],
             guide_weights=(no_guide[:, 0] if inputs.guide_weights is None else inputs.guide_weights)[None],
         )
-        self._schedule(inputs.setting)
+        self._integrator.prepare(inputs.setting)
         if kept is not None:
             self._settle_prompt()
             self._act_and_keep(self._call, inputs.setting, valid, kept)
@@ -258,23 +261,20 @@ class StaticPipeline:
         chunk: FloatArray = self._fetched.chunk.fetch(horizon).astype(np.float32, copy=False)
         return chunk
 
-    def _schedule(self, setting: FlowSetting) -> None:
-        """Compute once what depends on the number of steps only, in memory that outlasts any recording."""
-        assert self._model.expert is not None
-        self._model.expert.schedule(setting.steps)
-
     def _act_and_keep(
         self, call: StaticCall, setting: FlowSetting, valid: BoolArray, kept: Intermediates
     ) -> None:
         """Run the flow unrecorded: what a recording computes on the way is gone when it is over."""
         assert self._watch is not None
         velocities: list[Tensor] = []
-        context = call.act(self._watch.lap, setting, velocities)
+        integrated = call.act(self._watch.lap, setting, velocities)
         places = torch.from_numpy(np.flatnonzero(valid)).to(self._model.device)
+        if integrated.compact:
+            places = torch.arange(len(places), device=self._model.device)
         kept.tensors.update(
             cross_mask=torch.from_numpy(valid),
-            context_keys=context.keys[:, 0][:, :, places],
-            context_values=context.values[:, 0][:, :, places],
+            context_keys=integrated.context_keys[:, :, places],
+            context_values=integrated.context_values[:, :, places],
             velocities=torch.cat(velocities),
         )
 

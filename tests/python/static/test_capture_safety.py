@@ -25,13 +25,13 @@ from molmoact2_edge import DepthCache, Policy
 from molmoact2_edge.checkpoint.config import ModelConfig
 from molmoact2_edge.model import static_network
 from molmoact2_edge.model.execution import Stage
+from molmoact2_edge.model.integrator import FlowSetting, TorchIntegrator
 from molmoact2_edge.model.layout import random_source
 from molmoact2_edge.model.molmoact2 import MolmoAct2
 from molmoact2_edge.model.operators import TorchOperators
 from molmoact2_edge.model.static_network import (
     CallBuffers,
     CameraBuffers,
-    FlowSetting,
     StaticCall,
     bucket_of,
 )
@@ -291,6 +291,7 @@ def release_call(
         yield StaticCall(
             model,
             TorchOperators(config.text_config, model.decoder.rope),
+            TorchIntegrator(model),
             buffers,
             settings,
             (27, 27),
