@@ -41,6 +41,8 @@ DEFAULT_ADDRESS = "127.0.0.1:9876"
 TIMELINE = "time"
 SAVE = "save:"
 _POLL_S = 0.04
+# Rerun keeps an index of every batch that it is sent: few batches with many ticks each.
+_TICK_BATCH_S = 0.25
 _QUEUE_LOOKS = 64
 _CONNECT_TIMEOUT_S = 2.0
 _FLUSH_TIMEOUT_S = 5.0
@@ -88,9 +90,9 @@ class RerunViewer:
         self._journal = journal
         self._joints = list(config.joints)
         self._chunk_period_ns = 1e9 / loop.chunk_rate_hz
-        self._run_begin_ns = 0
         self._wall_ns = time.time_ns() - time.monotonic_ns()
         self._changes = GateChanges()
+        self._batch: list[TickRecord] = []
         self._stream: Any = self._rr.RecordingStream(APPLICATION)
         self._open(address)
         self._follower = RunFollower(loop, cameras)
@@ -174,6 +176,7 @@ class RerunViewer:
             except Exception as error:  # a picture is no reason to end a run
                 self.failure = f"Rerun at {self.address}: {error}"
         try:
+            self._send_batch()
             self._stream.flush(timeout_sec=_FLUSH_TIMEOUT_S)
             self._stream.disconnect()
         except Exception as error:
@@ -182,12 +185,18 @@ class RerunViewer:
     def _send(self, look: _Look) -> None:
         for camera, frame in look.run.frames:
             self._send_frame(camera, frame)
-        if look.run.ticks:
-            self._send_ticks(look.run.ticks)
+        self._batch += look.run.ticks
+        if self._batch and self._batch[-1]["wakeup_ns"] - self._batch[0]["wakeup_ns"] >= _TICK_BATCH_S * 1e9:
+            self._send_batch()
         for chunk in look.journal.chunks:
             self._send_chunk(chunk)
         for call in look.journal.calls:
             self._send_call(call)
+
+    def _send_batch(self) -> None:
+        batch, self._batch = self._batch, []
+        if batch:
+            self._send_ticks(batch)
 
     def _times(self, times_ns: Sequence[float]) -> Any:
         wall = (np.asarray(times_ns, dtype=np.float64).astype(np.int64) + self._wall_ns).astype(

@@ -171,21 +171,28 @@ class DatasetRecorder:
     def _encode(self) -> None:
         draft = self._writer.draft()
         while (item := self._queue.get()) is not None:
-            try:
-                if isinstance(item, _EpisodeEnd):
-                    draft.finish()
-                    self._finished.put(_Finished(draft, item.task))
-                    draft = self._writer.draft()
-                elif self.failure is None:
-                    draft.add_frame(item.state, item.action, item.images)
-                else:
-                    self.dropped["failure"] += 1
-            except Exception as error:  # the encoder's own errors too: the arm goes on moving
-                self._fail(f"cannot record into {self.root}: {error}; episodes before this one are complete")
-                draft.discard()
-                draft = self._writer.draft()
+            if self._encoded(draft, item):
+                continue
+            draft = self._writer.draft()
         draft.discard()
         self._finished.put(None)
+
+    def _encoded(self, draft: EpisodeDraft, item: Row | _EpisodeEnd) -> bool:
+        """Return whether the draft goes on."""
+        try:
+            if isinstance(item, _EpisodeEnd):
+                draft.finish()
+                self._finished.put(_Finished(draft, item.task))
+                return False
+            if self.failure is not None:
+                self.dropped["failure"] += 1
+                return True
+            draft.add_frame(item.state, item.action, item.images)
+        except Exception as error:  # the encoder's own errors too: the arm goes on moving
+            self._fail(f"cannot record into {self.root}: {error}; episodes before this one are complete")
+            draft.discard()
+            return False
+        return True
 
     # --- the thread that writes ---
 
