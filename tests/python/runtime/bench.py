@@ -130,13 +130,18 @@ class Bench:
         self.robot.close()
 
 
-class Lifting:
-    """A policy that lifts the first joint by 10 degrees from where it is; remembers what it was asked."""
+class AskedPolicy:
+    """Remembers what it was asked; who inherits says which actions it has, and may spoil the answer."""
 
     def __init__(self) -> None:
+        self.images: list[Any] = []
         self.tasks: list[str] = []
         self.seeds: list[int | None] = []
         self.guides: list[ActionGuide | None] = []
+
+    @property
+    def calls(self) -> int:
+        return len(self.tasks)
 
     def predict(
         self,
@@ -149,17 +154,54 @@ class Lifting:
         convention: str = "none",
         guide: ActionGuide | None = None,
     ) -> Predicted:
-        assert [image.shape for image in images] == [(24, 32, 3)] * 2
         assert convention == "none"
+        assert np.shape(state) == (JOINTS,)
+        self.images.append(images)
         self.tasks.append(task)
         self.seeds.append(seed)
         self.guides.append(guide)
-        rows = np.tile(np.asarray(state, np.float32), (10, 1))
-        rows[:, 0] += np.linspace(1.0, 10.0, 10, dtype=np.float32)
-        return self.answer(rows)
+        return self.answer(self.actions(task, np.asarray(state, np.float32)))
+
+    def actions(self, task: str, state: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
 
     def answer(self, rows: np.ndarray) -> Predicted:
         return Predicted(rows)
+
+
+class Lifting(AskedPolicy):
+    """Lifts the first joint by 10 degrees from where it is."""
+
+    def actions(self, task: str, state: np.ndarray) -> np.ndarray:
+        assert [image.shape for image in self.images[-1]] == [(24, 32, 3)] * 2
+        rows = np.tile(state, (10, 1))
+        rows[:, 0] += np.linspace(1.0, 10.0, 10, dtype=np.float32)
+        return rows
+
+
+class Expert(AskedPolicy):
+    """Looks at a simulated world instead of the images."""
+
+    def __init__(self, scenario: Any) -> None:
+        super().__init__()
+        self.scenario = scenario
+
+    def actions(self, task: str, state: np.ndarray) -> np.ndarray:
+        from molmoact2_edge.sim import expert_chunk, parse_instruction
+
+        assert [image.shape for image in self.images[-1]] == [(112, 112, 3)] * 2
+        with self.scenario.robot.world() as world:
+            rows = expert_chunk(world, parse_instruction(task), horizon=10, rate_hz=10.0)
+        return rows.astype(np.float32)
+
+
+def spoiled(how: str, rows: np.ndarray) -> Predicted:
+    """What a broken policy makes of its actions: it ``raises``, or they are ``not finite`` or ``invalid``."""
+    if how == "raises":
+        raise ArithmeticError("the device fell off")
+    if how == "not finite":
+        return Predicted(np.full_like(rows, np.nan))
+    return Predicted(rows[:0], valid=False, reason="does not decode")
 
 
 class Failing(Lifting):
@@ -170,13 +212,7 @@ class Failing(Lifting):
         self.how = how
 
     def answer(self, rows: np.ndarray) -> Predicted:
-        if len(self.seeds) <= WARM_UP_CALLS:
-            return Predicted(rows)
-        if self.how == "raises":
-            raise ArithmeticError("the device fell off")
-        if self.how == "not finite":
-            return Predicted(np.full_like(rows, np.nan))
-        return Predicted(rows[:0], valid=False, reason="does not decode")
+        return Predicted(rows) if self.calls <= WARM_UP_CALLS else spoiled(self.how, rows)
 
 
 def configuration() -> RobotConfig:

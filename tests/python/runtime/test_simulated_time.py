@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import Predicted, configuration
+import bench
+from bench import WARM_UP_CALLS, Predicted, configuration, spoiled
 from molmoact2_edge.cli import main
 from molmoact2_edge.config import SPLICE_MODES, RobotConfig, load_robot
 from molmoact2_edge.errors import InputError, RobotError
@@ -23,41 +24,16 @@ from molmoact2_edge.runtime.interruption import Interruption
 from molmoact2_edge.runtime.simulated_runner import SimulatedRunner
 from molmoact2_edge.runtime.status import StatusDisplay
 from molmoact2_edge.runtime.stepped_table import SteppedTable, open_stepped_scenario
-from molmoact2_edge.sim import expert_chunk, parse_instruction
 from molmoact2_edge.telemetry.session import TelemetrySettings
 
 CONFIG = configuration()
 
 
-class Expert:
-    """Looks at the world instead of the images; ``answer`` is for those who spoil it."""
+class Expert(bench.Expert):
+    """``answer`` is for those who spoil it."""
 
-    def __init__(self, table: SteppedTable) -> None:
-        self.table = table
-        self.calls = 0
-        self.images: list[Any] = []
-        self.guides: list[Any] = []
-
-    def predict(
-        self,
-        images: Any,
-        task: str,
-        state: Any,
-        norm_tag: str | None = None,
-        *,
-        seed: int | None = None,
-        convention: str = "none",
-        guide: Any = None,
-    ) -> Any:
-        self.calls += 1
-        self.images.append(images)
-        self.guides.append(guide)
-        with self.table.robot.world() as world:
-            actions = expert_chunk(world, parse_instruction(task), horizon=10, rate_hz=10.0)
-        return self.answer(actions.astype(np.float32))
-
-    def answer(self, actions: np.ndarray) -> Any:
-        return Predicted(actions, timing={"total": 123.0})  # what it really took is nobody's business here
+    def answer(self, rows: np.ndarray) -> Any:
+        return Predicted(rows, timing={"total": 123.0})  # what it really took is nobody's business here
 
 
 @pytest.fixture
@@ -265,13 +241,9 @@ class Spoiled(Expert):
         self.how = how
 
     def answer(self, actions: np.ndarray) -> Any:
-        if self.calls <= 3:  # two calls before anything moves
+        if self.calls <= WARM_UP_CALLS + 1:
             return super().answer(actions)
-        if self.how == "raises":
-            raise ArithmeticError("the device fell off")
-        if self.how == "not finite":
-            return Predicted(np.full_like(actions, np.nan))
-        return Predicted(actions[:0], valid=False, reason="does not decode")
+        return spoiled(self.how, actions)
 
 
 @pytest.mark.parametrize(

@@ -9,41 +9,22 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import Predicted, configuration
+from bench import WARM_UP_CALLS, Expert, Predicted, configuration
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.errors import InputError
-from molmoact2_edge.guide import ActionGuide
 from molmoact2_edge.runtime import Runner, RunSettings, Scenario, build_report, open_scenario
 from molmoact2_edge.runtime.interruption import Interruption
 from molmoact2_edge.runtime.status import StatusDisplay
-from molmoact2_edge.sim import expert_chunk, parse_instruction
 
 DELAY_S = 0.08  # a policy's call
 
 
-class Expert:
-    """Looks at the world instead of the images, then takes as long as a policy."""
+class SlowExpert(Expert):
+    """Takes as long as a policy."""
 
-    def __init__(self, scenario: Any) -> None:
-        self.scenario = scenario
-
-    def predict(
-        self,
-        images: Any,
-        task: str,
-        state: Any,
-        norm_tag: str | None = None,
-        *,
-        seed: int | None = None,
-        convention: str = "none",
-        guide: ActionGuide | None = None,
-    ) -> Predicted:
-        assert [image.shape for image in images] == [(112, 112, 3)] * 2
-        assert np.shape(state) == (6,)
-        with self.scenario.robot.world() as world:
-            actions = expert_chunk(world, parse_instruction(task), horizon=10, rate_hz=10.0)
+    def answer(self, rows: np.ndarray) -> Predicted:
         time.sleep(DELAY_S)
-        return Predicted(actions.astype(np.float32), timing={"total": DELAY_S})
+        return Predicted(rows, timing={"total": DELAY_S})
 
 
 @pytest.fixture
@@ -56,7 +37,7 @@ def scenario() -> Any:
 def test_the_expert_touches_the_named_block_through_the_whole_loop(scenario: Any) -> None:
     runner = Runner(
         scenario,
-        Expert(scenario),
+        SlowExpert(scenario),
         configuration(),
         RunSettings(episodes=2, seed=1000, duration_s=60.0),
         StatusDisplay(io.StringIO()),
@@ -69,6 +50,35 @@ def test_the_expert_touches_the_named_block_through_the_whole_loop(scenario: Any
     assert (report["episodes"], report["successes"]) == (2, 2)
     assert report["gate"]["states"]["fault"] == 0
     assert "simulated_time_lost_s" in report["scenario"]
+
+
+def test_a_camera_that_repeats_its_last_image_holds_the_arm(scenario: Any) -> None:
+    """From two periods after its limit on nothing is executed any more, however late a tick itself is."""
+
+    class Stalling(SlowExpert):
+        def answer(self, rows: np.ndarray) -> Predicted:
+            if self.calls == WARM_UP_CALLS + 2:
+                self.scenario.cameras["wrist"]._running.clear()  # its thread ends; latest() goes on answering
+            return super().answer(rows)
+
+    config = configuration()
+    runner = Runner(
+        scenario,
+        Stalling(scenario),
+        config,
+        RunSettings(episodes=1, seed=1000, duration_s=3.0),
+        StatusDisplay(io.StringIO()),
+    )
+    runner.run(Interruption())
+    (result,) = runner.results
+    assert result.reason == "not over after 3 s"
+    assert "camera_stale" in {event["reason"] for event in result.gate_events}
+    assert result.held_back["camera_stale"] >= 1
+    exposed_ns = scenario.cameras["wrist"].latest().time_ns
+    limit_ns = (config.watchdogs.camera_age_max_s + 2.0 / config.loop.rate_hz) * 1e9
+    records = runner.loop.records(0).records
+    assert any(record["followed"] for record in records)
+    assert all(record["wakeup_ns"] - exposed_ns <= limit_ns for record in records if record["followed"])
 
 
 def test_a_seed_gives_its_scene_and_instruction_also_with_a_task_of_ones_own(scenario: Any) -> None:
