@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from molmoact2_drivers import Camera, Frame, LifeCycle, Measurement, Robot, StopPolicy
-from molmoact2_edge._core.control import ControlLoop, JointLimits, MailboxPort
+from molmoact2_edge.control import ControlLoop, JointLimits, MailboxPort, Observation
 from molmoact2_edge.errors import InputError, RobotError
 from molmoact2_edge.sim import JOINT_NAMES, TouchTask, World, expert_chunk
 from molmoact2_edge.sim.robot import SimCamera, SimRobot
@@ -135,10 +135,12 @@ def test_commands_before_activation_are_dropped(robot: SimRobot) -> None:
     port = robot.port()
     assert isinstance(port, MailboxPort)
     assert robot.port() is port
-    before = robot.read_state().positions
+    state = robot.read_state()
+    before = state.positions
     loop = control_loop(port)
     loop.start()
-    loop.push(np.tile(before + np.array([20.0, 0, 0, 0, 0, 0]), (20, 1)), 0, loop.run)
+    observation = Observation(loop.run, 0, before, state.time_ns)
+    loop.push(np.tile(before + np.array([20.0, 0, 0, 0, 0, 0]), (20, 1)), observation)
     wait_for(lambda: loop.ticks > 20, "twenty ticks")
     assert loop.stop(PATIENCE_S)
     robot.activate()
@@ -154,21 +156,15 @@ def control_loop(port: MailboxPort) -> ControlLoop:
         jump_max=[40.0] * 6,
     )
     return ControlLoop(
-        port=port,
-        limits=limits,
+        port,
+        limits,
         rate_hz=50.0,
         chunk_rate_hz=10.0,
         mode="async",
-        blend_steps=0,
-        chunk_capacity=64,
         silence_hold_s=5.0,
         silence_fault_s=10.0,
         start_speed=0.5,
         start_distance_max=[90.0] * 6,
-        telemetry_capacity=4096,
-        fifo_priority=0,
-        lock_memory=False,
-        cpus=[],
     )
 
 
@@ -188,9 +184,8 @@ def test_the_control_loop_touches_a_block_through_the_mailbox(active: SimRobot) 
                 break
             observed = loop.observation_at(time.monotonic_ns())
             if observed is not None:
-                run, step, measured, _ = observed
                 # The loop's row 0 is due at the observation, the expert's first target one period later.
-                loop.push(np.vstack([measured, chunk]), step, run)
+                loop.push(np.vstack([observed.measured, chunk]), observed)
             time.sleep(0.1)
     finally:
         assert loop.stop(PATIENCE_S)
