@@ -16,7 +16,7 @@ import bench
 from bench import WARM_UP_CALLS, Predicted, configuration, spoiled
 from molmoact2_edge.cli import main
 from molmoact2_edge.config import SPLICE_MODES, RobotConfig, load_robot
-from molmoact2_edge.errors import InputError, RobotError
+from molmoact2_edge.errors import InputError, PolicyError, RobotError
 from molmoact2_edge.runtime import RunSettings, build_report
 from molmoact2_edge.runtime.agenda import Agenda
 from molmoact2_edge.runtime.inference_time import InferenceTime
@@ -30,9 +30,14 @@ CONFIG = configuration()
 
 
 class Expert(bench.Expert):
-    """``answer`` is for those who spoil it."""
+    """Keeps all images; ``answer`` is for those who spoil it."""
+
+    def __init__(self, scenario: SteppedTable) -> None:
+        super().__init__(scenario)
+        self.images: list[Any] = []
 
     def answer(self, rows: np.ndarray) -> Any:
+        self.images.append(self.seen)
         return Predicted(rows, timing={"total": 123.0})  # what it really took is nobody's business here
 
 
@@ -260,6 +265,40 @@ def test_a_policy_that_fails_is_a_hold_with_its_reason(
     states = {event["state"] for event in result.gate_events}
     assert "fault" not in states
     assert result.reason.startswith(("not over", "touched no block")) or result.success is False
+
+
+class Lost(Expert):
+    """Its process is lost at the fourth call; it may be started anew ``restarts`` times."""
+
+    def __init__(self, table: SteppedTable, restarts: int) -> None:
+        super().__init__(table)
+        self.restarts = restarts
+        self.failure: str | None = None
+
+    @property
+    def spent(self) -> bool:
+        return self.failure is not None and self.restarts == 0
+
+    def revive(self) -> None:
+        self.restarts -= 1
+        self.failure = None
+
+    def answer(self, actions: np.ndarray) -> Any:
+        if self.calls == 4:
+            self.failure = "the policy's process was killed by SIGKILL"
+            raise PolicyError("policy_died", self.failure)
+        return super().answer(actions)
+
+
+def test_a_policy_that_is_lost_for_good_ends_the_episode(table: SteppedTable) -> None:
+    (result,) = run(table, Lost(table, restarts=0), episodes=3).results
+    assert (result.completed, result.held_back) == (False, {"policy_died": 1})
+    assert result.reason == "policy: the policy's process was killed by SIGKILL"
+
+
+def test_a_policy_that_comes_back_goes_on(table: SteppedTable) -> None:
+    (result,) = run(table, Lost(table, restarts=1)).results
+    assert (result.success, result.held_back) == (True, {"policy_died": 1})
 
 
 def test_physics_that_diverge_end_the_episode(table: SteppedTable) -> None:
