@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 CSRC := CMakeLists.txt CMakePresets.json $(shell find csrc -type f)
 CPP := $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help setup setup-dev gl demo test test-python test-cpp test-asan test-aarch64 lint types format cuda cuda-aarch64 wheel train clean
+.PHONY: help setup setup-dev gl demo evaluate test test-python test-cpp test-asan test-aarch64 lint types format cuda cuda-aarch64 wheel train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ gl: $(VENV)/.setup # The simulator renders off screen; this finds or installs a 
 
 demo: setup gl ## Run the simulated SO-101 with the shipped policy
 	$(BIN)/molmoact2-edge run $(DEMO_ARGS)
+
+evaluate: setup gl ## Run 50 episodes of the shipped policy in simulated time
+	$(BIN)/molmoact2-edge run --time simulated --episodes 50 --seed 1000 --report build/evaluation.json
 
 test: test-python test-cpp ## Run all tests
 
