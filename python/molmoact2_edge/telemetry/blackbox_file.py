@@ -157,7 +157,11 @@ def _lines(content: BlackBoxContent) -> Iterable[bytes]:
 
 def _line(kind: str, value: object) -> bytes:
     rest = json.dumps({kind: _plain(value)}, separators=(",", ":"), allow_nan=False)[1:].encode()
-    return f'{_CRC_BEGIN}{zlib.crc32(rest):08x}",'.encode() + rest + b"\n"
+    return _checksum(rest) + rest + b"\n"
+
+
+def _checksum(rest: bytes) -> bytes:
+    return f'{_CRC_BEGIN}{zlib.crc32(rest):08x}",'.encode()
 
 
 def _plain(value: Any) -> Any:
@@ -183,7 +187,7 @@ def _parsed(line: bytes) -> tuple[str | None, Any]:
     rest = line[_CRC_SIZE:]
     if not line.startswith(_CRC_BEGIN.encode()) or not line.endswith(b"}"):
         return None, "cut off, or not written by this program"
-    if line[len(_CRC_BEGIN) : len(_CRC_BEGIN) + 8] != f"{zlib.crc32(rest):08x}".encode():
+    if line[:_CRC_SIZE] != _checksum(rest):
         return None, "its checksum does not fit"
     try:
         ((kind, value),) = json.loads(b"{" + rest).items()

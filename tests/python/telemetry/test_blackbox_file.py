@@ -97,7 +97,7 @@ def test_every_double_comes_back_to_the_bit(values: list[float]) -> None:
         assert (np.signbit(read[pose]) == np.signbit(values))[finite].all()
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=400)
 @given(st.data())
 def test_a_file_that_ends_anywhere_gives_the_whole_lines_or_a_clear_error(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -118,7 +118,7 @@ def test_a_file_that_ends_anywhere_gives_the_whole_lines_or_a_clear_error(data: 
     same_ticks(read.ticks, wanted.ticks[:ticks])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=400)
 @given(st.data())
 def test_a_flipped_bit_is_never_read_as_data(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as directory:
