@@ -134,7 +134,7 @@ class AskedPolicy:
     """Remembers what it was asked; who inherits says which actions it has, and may spoil the answer."""
 
     def __init__(self) -> None:
-        self.images: list[Any] = []
+        self.seen: Any = None  # the last images
         self.tasks: list[str] = []
         self.seeds: list[int | None] = []
         self.guides: list[ActionGuide | None] = []
@@ -156,7 +156,7 @@ class AskedPolicy:
     ) -> Predicted:
         assert convention == "none"
         assert np.shape(state) == (JOINTS,)
-        self.images.append(images)
+        self.seen = images
         self.tasks.append(task)
         self.seeds.append(seed)
         self.guides.append(guide)
@@ -173,7 +173,7 @@ class Lifting(AskedPolicy):
     """Lifts the first joint by 10 degrees from where it is."""
 
     def actions(self, task: str, state: np.ndarray) -> np.ndarray:
-        assert [image.shape for image in self.images[-1]] == [(24, 32, 3)] * 2
+        assert [image.shape for image in self.seen] == [(24, 32, 3)] * 2
         rows = np.tile(state, (10, 1))
         rows[:, 0] += np.linspace(1.0, 10.0, 10, dtype=np.float32)
         return rows
@@ -189,7 +189,7 @@ class Expert(AskedPolicy):
     def actions(self, task: str, state: np.ndarray) -> np.ndarray:
         from molmoact2_edge.sim import expert_chunk, parse_instruction
 
-        assert [image.shape for image in self.images[-1]] == [(112, 112, 3)] * 2
+        assert [image.shape for image in self.seen] == [(112, 112, 3)] * 2
         with self.scenario.robot.world() as world:
             rows = expert_chunk(world, parse_instruction(task), horizon=10, rate_hz=10.0)
         return rows.astype(np.float32)
