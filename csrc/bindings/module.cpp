@@ -9,5 +9,11 @@ PYBIND11_MODULE(_core, module) {
   molmoact2::bindings::bind_kernels(module);
   pybind11::module_ kernels = module.attr("kernels");
   molmoact2::bindings::bind_context(kernels);
+  molmoact2::bindings::bind_decoder_ops(kernels);
   molmoact2::bindings::bind_flow(kernels);
+#ifdef MOLMOACT2_HAVE_CUDA
+  molmoact2::bindings::bind_cuda(module);
+  pybind11::module_ cuda = module.attr("cuda");
+  molmoact2::bindings::bind_cuda_flow(cuda);
+#endif
 }

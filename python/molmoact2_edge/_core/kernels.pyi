@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,3 +112,24 @@ class ContextPlan:
         valid: NDArray[np.bool_],
         depth: NDArray[np.bool_] | None = None,
     ) -> tuple[_Floats, _Floats]: ...
+
+# The decoder's operations in float32; (rows, width) throughout. ``residual`` gets the sum, ``keys`` and ``values``
+# (capacity, kv_heads, head_dim) the rows from ``position`` on; ``cosines`` and ``sines`` as RotaryTable.tables.
+def rms_norm(x: _Floats, weight: _Floats, *, eps: float) -> _Floats: ...
+def add_rms_norm(x: _Floats, residual: _Floats, weight: _Floats, *, eps: float) -> _Floats: ...
+def layer_norm(x: _Floats, weight: _Floats, bias: _Floats, *, eps: float) -> _Floats: ...
+def qk_norm_rope_cache(
+    qkv: _Floats,
+    keys: _Floats,
+    values: _Floats,
+    *,
+    cosines: _Floats,
+    sines: _Floats,
+    position: int,
+    norm: Literal["none", "per_head", "whole"],
+    q_weight: _Floats | None,
+    k_weight: _Floats | None,
+    eps: float,
+) -> _Floats: ...
+def silu_gated(up_gate: _Floats) -> _Floats: ...
+def argmax_range(logits: _Floats, *, first: int, last: int) -> NDArray[np.int64]: ...

@@ -1,0 +1,122 @@
+"""Present only where the extension was built with CUDA (``build_config()["cuda"]``)."""
+
+from typing import Any, Literal, Protocol
+
+class DeviceTensor(Protocol):
+    """A tensor of any library on a CUDA device, through DLPack; contiguous and of exactly the stated type."""
+
+    def __dlpack__(self, *, stream: Any = ...) -> Any: ...
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+# Matrices are bfloat16 (rows, width), weights and biases bfloat16 (width,). The work is queued on the CUDA stream
+# whose handle is ``stream`` (torch.cuda.Stream.cuda_stream), and outputs are written in place.
+
+def rms_norm(
+    x: DeviceTensor, weight: DeviceTensor, out: DeviceTensor, *, eps: float, stream: int
+) -> None: ...
+def add_rms_norm(
+    x: DeviceTensor,
+    residual: DeviceTensor,
+    weight: DeviceTensor,
+    out: DeviceTensor,
+    *,
+    eps: float,
+    stream: int,
+) -> None: ...
+def layer_norm(
+    x: DeviceTensor,
+    weight: DeviceTensor,
+    bias: DeviceTensor,
+    out: DeviceTensor,
+    *,
+    eps: float,
+    stream: int,
+) -> None: ...
+
+# qkv (rows, (heads + 2 * kv_heads) * head_dim); q (rows, heads, head_dim), keys and values (capacity, kv_heads,
+# head_dim); cosines, sines float32 (positions, head_dim) as RotaryTable.tables; position int32 (1,), where the first
+# row stands. Weights as ``norm`` wants them: (head_dim,) or (heads * head_dim,), None with "none". Rows that leave the
+# cache or the tables are not stored, and their q is NaN.
+def qk_norm_rope_cache(
+    qkv: DeviceTensor,
+    q: DeviceTensor,
+    keys: DeviceTensor,
+    values: DeviceTensor,
+    *,
+    cosines: DeviceTensor,
+    sines: DeviceTensor,
+    position: DeviceTensor,
+    norm: Literal["none", "per_head", "whole"],
+    q_weight: DeviceTensor | None,
+    k_weight: DeviceTensor | None,
+    eps: float,
+    stream: int,
+) -> None: ...
+
+# up_gate (rows, 2 * width): the second half is the gate; out (rows, width).
+def silu_gated(up_gate: DeviceTensor, out: DeviceTensor, *, stream: int) -> None: ...
+
+# ids int64 (rows,): the column in first..last-1 with the largest logit, the lowest of equals, -1 where one is NaN.
+def argmax_range(logits: DeviceTensor, ids: DeviceTensor, *, first: int, last: int, stream: int) -> None: ...
+
+_Linear = tuple[DeviceTensor, DeviceTensor]  # weight bfloat16 (out, in), bias bfloat16 (out,)
+
+class FlowPlan:
+    """The expert's Euler loop on the device of its weights, which it packs: ``blocks`` in FlowBlockWeights' order."""
+
+    def __init__(
+        self,
+        *,
+        heads: int,
+        action_embed: _Linear,
+        blocks: list[tuple[_Linear, _Linear, _Linear, _Linear, _Linear, _Linear]],
+        final: _Linear,
+        qk_norm: bool,
+        qk_norm_eps: float,
+        rope: bool,
+        causal: bool,
+        max_horizon: int,
+        grid_blocks: int = 0,
+    ) -> None: ...
+    @property
+    def max_horizon(self) -> int: ...
+    @property
+    def grid_blocks(self) -> int: ...
+    @property
+    def device_bytes(self) -> int: ...
+
+    # keys, values bfloat16 (layers, heads, capacity, head_dim), of which tokens int32 (1,) are read; blocks (steps,
+    # layers, 9, width) and final (steps, 2, width) both float32 or both bfloat16; all else float32: noise and chunk
+    # (T, A), velocities (steps, T, A), guide (T, A), guide_weight (T,). Both ways give the same bits.
+    def run_persistent(
+        self,
+        keys: DeviceTensor,
+        values: DeviceTensor,
+        tokens: DeviceTensor,
+        blocks: DeviceTensor,
+        final: DeviceTensor,
+        noise: DeviceTensor,
+        chunk: DeviceTensor,
+        valid_columns: int,
+        velocities: DeviceTensor | None = None,
+        guide: DeviceTensor | None = None,
+        guide_weight: DeviceTensor | None = None,
+        *,
+        stream: int,
+    ) -> None: ...
+    def run_launches(
+        self,
+        keys: DeviceTensor,
+        values: DeviceTensor,
+        tokens: DeviceTensor,
+        blocks: DeviceTensor,
+        final: DeviceTensor,
+        noise: DeviceTensor,
+        chunk: DeviceTensor,
+        valid_columns: int,
+        velocities: DeviceTensor | None = None,
+        guide: DeviceTensor | None = None,
+        guide_weight: DeviceTensor | None = None,
+        *,
+        stream: int,
+    ) -> None: ...
