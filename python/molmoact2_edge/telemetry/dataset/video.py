@@ -15,9 +15,9 @@ from molmoact2_edge.errors import InputError
 from molmoact2_edge.telemetry.extras import pyav
 from molmoact2_edge.types import Image
 
-# H.264 with these options took 4 ms of one core for a 640 x 480 frame where AV1, LeRobot's own choice, took 77, and
-# recording shares the computer with the policy. LeRobot reads both. A key frame every second frame makes reading at
-# random cheap; without B-frames an episode can be appended to another by shifting its time stamps.
+# H.264 with these options costs a small part of what AV1, LeRobot's own choice, costs (tools/bench/record_codecs.py),
+# and recording shares the computer with the policy. LeRobot reads both. A key frame every second frame makes reading
+# at random cheap; without B-frames an episode can be appended to another by shifting its time stamps.
 CODEC = "libx264"
 _OPTIONS = {"preset": "ultrafast", "crf": "18", "g": "2", "bf": "0"}
 _PIXEL_FORMAT = "yuv420p"
