@@ -15,11 +15,12 @@ from molmoact2_edge.errors import InputError
 from molmoact2_edge.telemetry.extras import pyav
 from molmoact2_edge.types import Image
 
-# H.264 with these options costs a small part of what AV1, LeRobot's own choice, costs (tools/bench/record_codecs.py),
-# and recording shares the computer with the policy. LeRobot reads both. A key frame every second frame makes reading
-# at random cheap; without B-frames an episode can be appended to another by shifting its time stamps.
+# Recording shares the computer with the policy: H.264 with these options takes a fraction of the processor time that
+# AV1, LeRobot's own choice, takes, for larger files (tools/bench/record_codecs.py). LeRobot reads both. A key frame
+# every second frame makes reading at random cheap; without B-frames an episode can be appended to another by shifting
+# its time stamps.
 CODEC = "libx264"
-_OPTIONS = {"preset": "ultrafast", "crf": "18", "g": "2", "bf": "0"}
+OPTIONS = {"preset": "ultrafast", "crf": "18", "g": "2", "bf": "0"}
 _PIXEL_FORMAT = "yuv420p"
 
 
@@ -41,7 +42,7 @@ class EpisodeVideo:
             self._container: Any = self._av.open(str(path), mode="w", format="mp4")
         except OSError as error:
             raise InputError(f"cannot write the video {path}: {error}") from error
-        self._stream: Any = self._container.add_stream(CODEC, rate=fps, options=_OPTIONS)
+        self._stream: Any = self._container.add_stream(CODEC, rate=fps, options=OPTIONS)
         self._stream.height, self._stream.width = size
         self._stream.pix_fmt = _PIXEL_FORMAT
         self._stream.time_base = Fraction(1, fps)
