@@ -13,6 +13,7 @@ from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.guide import ActionGuide
 from molmoact2_edge.runtime.policy_calls import PolicyLike
 from molmoact2_edge.runtime.policy_client import PolicyProcess, PolicyProcessSettings
+from molmoact2_edge.runtime.policy_process import warm_up
 from molmoact2_edge.types import Image
 
 if TYPE_CHECKING:
@@ -70,6 +71,18 @@ class ThreadPolicy:
         return self._policy.predict(
             images, task, state, norm_tag, seed=seed, convention=convention, guide=guide
         )
+
+    def warmup(
+        self,
+        images: Sequence[Image],
+        task: str,
+        state: npt.ArrayLike,
+        norm_tag: str | None = None,
+        *,
+        convention: str = "none",
+    ) -> float:
+        """See :meth:`molmoact2_edge.Policy.warmup`; does nothing where the policy runs on no GPU."""
+        return warm_up(self._policy, images, task, state, norm_tag, convention)
 
     def facts(self) -> dict[str, Any]:
         return {"isolation": "thread"}

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +55,21 @@ class PolicyLike(Protocol):
         convention: str = "none",
         guide: ActionGuide | None = None,
     ) -> PredictionLike: ...
+
+
+@runtime_checkable
+class WarmablePolicy(Protocol):
+    """A policy that can get ready ahead of its first call."""
+
+    def warmup(
+        self,
+        images: Sequence[Image],
+        task: str,
+        state: npt.ArrayLike,
+        norm_tag: str | None = None,
+        *,
+        convention: str = "none",
+    ) -> float: ...
 
 
 class CallCounts:

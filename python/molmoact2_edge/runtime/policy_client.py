@@ -246,30 +246,34 @@ class PolicyProcess:
         self._require_no_failure()
         self.wait_ready()
         begin = time.perf_counter()
-        child = self._child
-        self._calls += 1
         arrays: dict[str, Any] = {"state": np.asarray(state, dtype=np.float64)}
         if guide is not None:
             arrays |= {"guide": guide.actions, "guide_weights": guide.weights}
-        request = {
-            "kind": "predict",
-            "call": self._calls,
-            "task": task,
-            "norm_tag": norm_tag,
-            "seed": seed,
-            "convention": convention,
-            "images": self._frames.write(images),
-        }
-        child.sock.settimeout(_SEND_LIMIT_S)
-        try:
-            send(child.sock, Message(request, arrays))
-        except (ClosedError, OSError) as error:
-            raise self._lost(error, "a request") from error
-        limits = self.settings
-        limit_s = limits.call_limit_s if child.answered else limits.load_limit_s
-        answer = self._receive(limit_s, "a call")
-        child.answered += 1
+        asked = {"task": task, "norm_tag": norm_tag, "seed": seed, "convention": convention}
+        first = self._child.answered == 0
+        limit_s = self.settings.load_limit_s if first else self.settings.call_limit_s
+        answer = self._ask({"kind": "predict", **asked}, images, arrays, limit_s)
         return self._prediction(answer, time.perf_counter() - begin)
+
+    def warmup(
+        self,
+        images: Sequence[Image],
+        task: str,
+        state: npt.ArrayLike,
+        norm_tag: str | None = None,
+        *,
+        convention: str = "none",
+    ) -> float:
+        """See :meth:`molmoact2_edge.Policy.warmup`; does nothing where the policy runs on no GPU. Raises as predict."""
+        self._require_no_failure()
+        self.wait_ready()
+        arrays = {"state": np.asarray(state, dtype=np.float64)}
+        asked = {"kind": "warmup", "task": task, "norm_tag": norm_tag, "convention": convention}
+        answer = self._ask(asked, images, arrays, self.settings.load_limit_s)
+        seconds = answer.head.get("seconds")
+        if not isinstance(seconds, float):
+            raise self._fail(GARBLED, f"the policy's process should be warm, but says {answer.head!r}")
+        return seconds
 
     def revive(self) -> None:
         """Start the process anew where it failed and a restart is left, and wait until it is ready.
@@ -322,6 +326,28 @@ class PolicyProcess:
         if failure is not None:
             raise PolicyError(failure.kind, failure.message)
 
+    def _ask(
+        self, head: dict[str, Any], images: Sequence[Image], arrays: dict[str, Any], limit_s: float
+    ) -> Message:
+        """Send a request and return its answer; raises what was raised over there."""
+        child = self._child
+        self._calls += 1
+        request = {**head, "call": self._calls, "images": self._frames.write(images)}
+        child.sock.settimeout(_SEND_LIMIT_S)
+        try:
+            send(child.sock, Message(request, arrays))
+        except (ClosedError, OSError) as error:
+            raise self._lost(error, "a request") from error
+        answer = self._receive(limit_s, "a call")
+        if answer.head.get("call") != self._calls:
+            raise self._fail(
+                GARBLED, f"the policy's process answered call {answer.head.get('call')!r} of {self._calls}"
+            )
+        child.answered += 1
+        if answer.head.get("kind") == "error":
+            raise _raised(answer)
+        return answer
+
     def _receive(self, limit_s: float, what: str) -> Message:
         try:
             return receive(self._child.sock, limit_s)
@@ -338,12 +364,6 @@ class PolicyProcess:
 
     def _prediction(self, answer: Message, elapsed_s: float) -> RemotePrediction:
         head, actions = answer.head, answer.arrays.get("actions")
-        if head.get("call") != self._calls:
-            raise self._fail(
-                GARBLED, f"the policy's process answered call {head.get('call')!r} of {self._calls}"
-            )
-        if head.get("kind") == "error":
-            raise _raised(answer)
         if (
             head.get("kind") != "prediction"
             or actions is None

@@ -101,6 +101,16 @@ def load_policy(settings: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 def _answer(policy: Any, frames: FrameMemory, request: Message) -> Message:
     head, arrays = request.head, request.arrays
+    if head["kind"] == "warmup":
+        seconds = warm_up(
+            policy,
+            frames.read(head["images"]),
+            head["task"],
+            arrays["state"],
+            head["norm_tag"],
+            head["convention"],
+        )
+        return Message({"kind": "warm", "call": head["call"], "seconds": seconds})
     guide = ActionGuide(arrays["guide"], arrays["guide_weights"]) if "guide" in arrays else None
     options = {} if guide is None else {"guide": guide}
     prediction = policy.predict(
@@ -121,6 +131,13 @@ def _answer(policy: Any, frames: FrameMemory, request: Message) -> Message:
         "guide_clipped": getattr(prediction, "guide_clipped", None),
     }
     return Message(told, {"actions": prediction.actions})
+
+
+def warm_up(policy: Any, images: Any, task: str, state: Any, norm_tag: str | None, convention: str) -> float:
+    """Let a policy on a GPU record its calls ahead; returns the seconds it took, 0 where there is no GPU."""
+    if getattr(getattr(policy, "device", None), "type", "cpu") != "cuda":
+        return 0.0
+    return float(policy.warmup(images, task, state, norm_tag, convention=convention))
 
 
 def _failure(error: Exception, call: int) -> Message:

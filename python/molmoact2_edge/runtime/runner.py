@@ -17,7 +17,13 @@ from molmoact2_edge.errors import InputError, RobotError
 from molmoact2_edge.runtime.camera_watch import CameraWatch
 from molmoact2_edge.runtime.interruption import Interruption
 from molmoact2_edge.runtime.latency import Latencies
-from molmoact2_edge.runtime.policy_calls import CallCounts, PolicyCalls, PolicyLike, PredictionLike
+from molmoact2_edge.runtime.policy_calls import (
+    CallCounts,
+    PolicyCalls,
+    PolicyLike,
+    PredictionLike,
+    WarmablePolicy,
+)
 from molmoact2_edge.runtime.realtime_chunking import CallDelay
 from molmoact2_edge.runtime.scenario import Scenario
 from molmoact2_edge.runtime.status import StatusDisplay
@@ -183,19 +189,18 @@ class Runner:
         The second tells how long a call takes, which the first chunks of real-time chunking need to know.
         """
         instruction = self.scenario.begin(self.settings.seed, self.settings.task)
-        for _ in range(2):
+        norm_tag, convention = self.config.policy.norm_tag, self.config.policy.joint_convention
+        for first in (True, False):
             frames = self._fresh_frames()
+            images, state = [frame.image for frame in frames], self.scenario.robot.read_state().positions
             begin = time.perf_counter()
             prediction = self._policy.predict(
-                [frame.image for frame in frames],
-                instruction,
-                self.scenario.robot.read_state().positions,
-                self.config.policy.norm_tag,
-                seed=self.settings.seed,
-                convention=self.config.policy.joint_convention,
+                images, instruction, state, norm_tag, seed=self.settings.seed, convention=convention
             )
-            if self.first_call_s is None:
+            if first:
                 self.first_call_s = time.perf_counter() - begin
+                if isinstance(self._policy, WarmablePolicy):
+                    self._policy.warmup(images, instruction, state, norm_tag, convention=convention)
             self._delay.add((time.monotonic_ns() - min(frame.time_ns for frame in frames)) * 1e-9)
             self._require_its_joints(prediction)
 

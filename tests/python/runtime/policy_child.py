@@ -33,6 +33,7 @@ class FailingPolicy:
         kind, _, call = plan.partition("@")
         self._kind, self._failing_call = kind, int(call) if call else None
         self._calls = 0
+        self.device = SimpleNamespace(type="cuda" if "on-a-gpu" in plan or "warm-up" in plan else "cpu")
         self._sock = sock
 
     def predict(
@@ -60,6 +61,12 @@ class FailingPolicy:
         return SimpleNamespace(
             actions=rows, valid=True, reason=reason, timing={"total": 0.0}, guide_clipped=None
         )
+
+    def warmup(self, images: Any, task: str, state: Any, norm_tag: str | None, *, convention: str) -> float:
+        assert [image.shape for image in images] == [(24, 32, 3), (10, 7, 3)]
+        if self._kind == "cannot-warm-up":
+            raise InputError("the graph could not be recorded")
+        return 1.25
 
     def _fail(self) -> None:
         if self._kind == "kills-itself":

@@ -180,6 +180,16 @@ def test_an_exception_over_there_is_raised_here_and_ends_nothing(
     assert policy.failure is None
 
 
+def test_only_a_policy_on_a_gpu_is_warmed_up(start: Start) -> None:
+    asked = (IMAGES, "reach", np.zeros(6), "tag")
+    assert start("follows").warmup(*asked) == 0.0
+    warmed = start("on-a-gpu")
+    assert warmed.warmup(*asked) == 1.25
+    assert call(warmed).valid
+    with pytest.raises(InputError, match="could not be recorded"):
+        start("cannot-warm-up").warmup(*asked)
+
+
 def test_a_checkpoint_that_does_not_load_raises_what_loading_raised(start: Start) -> None:
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):
         start("broken").wait_ready()
