@@ -20,12 +20,12 @@ from molmoact2_edge.depth import depth_update_mask
 from molmoact2_edge.devices import resolve_device, resolve_dtype
 from molmoact2_edge.errors import InputError
 from molmoact2_edge.guide import ActionGuide
+from molmoact2_edge.model.backends import integrator_for, operators_for
 from molmoact2_edge.model.depth_decode import DepthTokens, decode_depth, decode_depth_from_draft
 from molmoact2_edge.model.execution import DirectExecution, Execution, GraphExecution
 from molmoact2_edge.model.generate import Generated, generate
-from molmoact2_edge.model.integrator import FlowSetting, integrator_for
+from molmoact2_edge.model.integrator import FlowSetting
 from molmoact2_edge.model.molmoact2 import MolmoAct2
-from molmoact2_edge.model.operators import operators_for
 from molmoact2_edge.model.pipeline import (
     CallPlan,
     EagerPipeline,
@@ -544,7 +544,7 @@ def _pipeline(
         raise InputError(
             "a static call needs a model without the compiled flow; load it with compile_flow=False"
         )
-    return StaticPipeline(model, patch_grid, operators_for(model.decoder), integrator_for(model), chosen)
+    return StaticPipeline(model, patch_grid, operators_for(model), integrator_for(model), chosen)
 
 
 def _execution(device: torch.device, name: ExecutionMode) -> Execution | None:

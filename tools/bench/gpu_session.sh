@@ -22,7 +22,11 @@ if command -v compute-sanitizer >/dev/null 2>&1; then
   compute-sanitizer --error-exitcode 1 build/gpu-tests/tests/csrc/kernels/test_kernels >"$out/sanitizer.txt"
 fi
 
-"$python" -m pytest -q -m gpu
+# Recording first: what it cannot do it says there, and everything below builds on it.
+"$python" -m pytest -q -m gpu tests/python/static
+"$python" -m pytest -q -m gpu --ignore tests/python/static
 for dtype in float32 bfloat16; do
   "$python" tools/bench/predict.py --device cuda --dtype "$dtype" --out "$out/predict-cuda-$dtype.json"
 done
+# Random weights at release shapes, bf16: whole calls, state refresh, Think; graph, static and eager in turns.
+"$python" tools/bench/predict_shapes.py --device cuda --out "$out/predict-shapes-cuda.json"

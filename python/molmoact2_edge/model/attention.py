@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
+# In the order in which they are tried: flash takes no mask, cuDNN builds a plan per shape.
 FUSED = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION)
 
 # Fused kernels load heads in pieces of 16 bytes, which is this many bf16 numbers.
@@ -87,5 +88,5 @@ def fused_only() -> Iterator[AttentionRecorder]:
 
     The choice is a setting of the process, not of the thread: whoever uses this holds a lock against its like.
     """
-    with sdpa_kernel(list(FUSED)), AttentionRecorder() as recorder:
+    with sdpa_kernel(list(FUSED), set_priority=True), AttentionRecorder() as recorder:
         yield recorder

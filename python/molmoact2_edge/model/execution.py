@@ -144,6 +144,8 @@ class GraphExecution:
                 ):
                     stage(lap)
         except (RuntimeError, TypeError) as error:
+            # The allocator may still count the failed recording as under way in its pool.
+            self._pool = torch.cuda.graph_pool_handle()
             raise CaptureError(
                 f"could not record {key!r} as a CUDA graph on {torch.cuda.get_device_name(self._device)} with torch "
                 f"{torch.__version__}: {error}\nLoad the policy with execution='static' to run the same kernels one "

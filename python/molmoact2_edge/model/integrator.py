@@ -68,14 +68,18 @@ class Integrator(Protocol):
 
 
 class TorchIntegrator:
-    """The expert in torch, on any device: every position is projected, and those that may not be read are masked."""
+    """The expert in torch, on any device: every position is projected, and those that may not be read are masked.
 
-    def __init__(self, model: MolmoAct2) -> None:
+    ``reason``: why nothing faster serves, for ``backends``.
+    """
+
+    def __init__(self, model: MolmoAct2, reason: str = "") -> None:
         self._model = model
+        self._reason = reason
 
     @property
     def backends(self) -> dict[str, str]:
-        return {"context": "torch", "flow": "torch"}
+        return {"context": "torch", "flow": f"torch ({self._reason})" if self._reason else "torch"}
 
     def prepare(self, setting: FlowSetting) -> None:
         assert self._model.expert is not None
@@ -107,8 +111,3 @@ class TorchIntegrator:
             guide,
         )
         return Integrated(chunk[0], projected.keys[:, 0], projected.values[:, 0], compact=False)
-
-
-def integrator_for(model: MolmoAct2) -> Integrator:
-    """Return the fastest integrator for a model's device, number type and shapes."""
-    return TorchIntegrator(model)

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from molmoact2_edge.checkpoint.config import TextConfig
-from molmoact2_edge.model.decoder import Decoder
 from molmoact2_edge.model.rope import RotaryTable, rotate
 
 
@@ -69,7 +68,10 @@ class Operators(Protocol):
         ...
 
     def argmax(self, logits: Tensor) -> Tensor:
-        """Return the first largest column of each row of (rows, columns) as int64 (rows,)."""
+        """Return the first largest column of each row of (rows, columns) as int64 (rows,).
+
+        A row with NaN gives any column, or -1.
+        """
         ...
 
 
@@ -126,8 +128,3 @@ class TorchOperators:
 
     def argmax(self, logits: Tensor) -> Tensor:
         return logits.argmax(dim=-1)
-
-
-def operators_for(decoder: Decoder) -> Operators:
-    """Return the fastest operators for a decoder's device, number type and options."""
-    return TorchOperators(decoder.config, decoder.rope)

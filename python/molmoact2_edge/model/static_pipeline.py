@@ -94,7 +94,7 @@ class StaticPipeline:
 
     @property
     def backends(self) -> dict[str, str]:
-        buckets = sorted({call.bucket for call in self._calls.values()})
+        buckets = sorted({key.bucket for key in tuple(self._calls)})
         ready = ", ".join(map(str, buckets)) or "none yet"
         found = {
             **(self._integrator.backends if self._model.expert is not None else {}),
@@ -332,13 +332,13 @@ class StaticDecoding:
         self._fed = fed
 
     def codes(self) -> list[int]:
-        found: list[int] = self._fetched.codes.fetch(self._rows).tolist()
-        return found
+        # -1 stands for NaN, which the chunk will show; what is fed until then must be tokens.
+        return [max(int(code), 0) for code in self._fetched.codes.fetch(self._rows)]
 
     def token(self, row: int = -1) -> int:
         self._buffers.choice.send(row=np.array([self._row(row)], np.int32))
         self._pipeline.run(("choose",), self._call.choose)
-        return int(self._fetched.token.fetch(1)[0])
+        return max(int(self._fetched.token.fetch(1)[0]), 0)
 
     def logits(self, row: int = -1) -> Tensor:
         return self._call.logits(self._row(row))

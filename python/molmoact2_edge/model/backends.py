@@ -1,0 +1,39 @@
+"""Which implementation serves a model: decided once, by device, number type, shapes and how the package was built."""
+
+from __future__ import annotations
+
+import torch
+
+from molmoact2_edge.build import build_config
+from molmoact2_edge.model.cuda_integrator import CudaIntegrator
+from molmoact2_edge.model.cuda_operators import CudaOperators
+from molmoact2_edge.model.integrator import Integrator, TorchIntegrator
+from molmoact2_edge.model.molmoact2 import MolmoAct2
+from molmoact2_edge.model.operators import Operators, TorchOperators
+
+
+def operators_for(model: MolmoAct2) -> Operators:
+    """Return the fastest operators for a model's decoder."""
+    config, rope = model.config.text_config, model.decoder.rope
+    if serves_kernels(model) and CudaOperators.fits(config):
+        from molmoact2_edge._core import cuda
+
+        return CudaOperators(config, rope, cuda)
+    return TorchOperators(config, rope)
+
+
+def integrator_for(model: MolmoAct2) -> Integrator:
+    """Return the fastest integrator for a model's expert."""
+    if model.expert is None or not serves_kernels(model):
+        return TorchIntegrator(model)
+    from molmoact2_edge._core import cuda
+
+    try:
+        return CudaIntegrator(model, cuda.FlowPlan)
+    except ValueError as error:
+        return TorchIntegrator(model, f"the kernel refuses: {error}")
+
+
+def serves_kernels(model: MolmoAct2) -> bool:
+    """Return whether the compiled CUDA kernels, which are for bf16, can serve a model."""
+    return model.device.type == "cuda" and model.dtype == torch.bfloat16 and build_config()["cuda"]
