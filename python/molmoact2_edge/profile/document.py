@@ -11,7 +11,7 @@ from molmoact2_edge.build import build_config
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.machine import machine_facts
 from molmoact2_edge.profile.calls import Call
-from molmoact2_edge.profile.session import Measurement, ProfileSettings, held_share
+from molmoact2_edge.profile.session import Measurement, ProfileSettings
 from molmoact2_edge.profile.ticks import Ticks, histogram, spread
 from molmoact2_edge.profile.verdict import Evidence, Verdict, fitting_rate, in_time_share, judge
 
@@ -47,7 +47,11 @@ def build_document(
             "period_error_p99": round(evidence.python_ratio, 1),
             "note": "both loops ran at the same time under the same load; larger is worse for Python",
         },
-        "gate": {"states": measurement.states, "reasons": measurement.reasons},
+        "gate": {
+            "states": measurement.states,
+            "reasons": measurement.reasons,
+            "held_reasons": measurement.held_reasons,
+        },
         "predictions": None if policy is None else {**policy, **_predictions(measurement.calls)},
         "scheduling": {
             "fifo_priority_asked": config.loop.fifo_priority,
@@ -80,7 +84,7 @@ def gather(
     cpp, period = measurement.cpp, measurement.period_ns
     errors = spread(cpp.period_errors(period))
     completion = cpp.completion()
-    held = {reason: count for reason, count in measurement.reasons.items() if reason != "none"}
+    held = measurement.held_reasons
     return Evidence(
         rate_hz=settings.rate_hz,
         loads=settings.loads,
@@ -92,7 +96,7 @@ def gather(
         error_max_ms=errors["max_ms"],
         python_error_p99_ms=spread(measurement.python.period_errors(period))["p99_ms"],
         bus_p99_ms=spread(cpp.read + cpp.write)["p99_ms"],
-        held_share=held_share(measurement.states),
+        held_share=sum(held.values()) / max(1, len(cpp)),
         held_reason=max(held, key=lambda reason: held[reason], default="none"),
         fifo_asked=config.loop.fifo_priority > 0,
         fifo_granted=measurement.cpp_thread is not None and measurement.cpp_thread.policy == "SCHED_FIFO",

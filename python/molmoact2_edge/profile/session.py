@@ -79,6 +79,8 @@ class Measurement:
     states: dict[str, int]
     """Ticks of the compiled loop by the gate's state."""
     reasons: dict[str, int]
+    held_reasons: dict[str, int]
+    """The same, of the ticks in which the gate did not run."""
     events: list[tuple[int, str, str]]
     """Changes of the gate: time, state, reason."""
     warnings: list[SchedulingWarning]
@@ -185,6 +187,7 @@ def measure(
         python=python_ticks.between(begin_ns, end_ns),
         states=dict(Counter(record["state"] for record in records)),
         reasons=dict(Counter(record["reason"] for record in records)),
+        held_reasons=dict(Counter(r["reason"] for r in records if r["state"] != GateState.RUNNING)),
         events=gate_events(records),
         warnings=warnings,
         cpp_thread=cpp_thread,
@@ -265,9 +268,3 @@ class _Feeder:
             int(_CHUNK_S * rate) + 2,
         )
         self._loop.push(actions, observation)
-
-
-def held_share(states: dict[str, int]) -> float:
-    """Return the share of ticks in which the gate did not run."""
-    ticks = sum(states.values())
-    return 1.0 - states.get(GateState.RUNNING.value, 0) / ticks if ticks else 0.0

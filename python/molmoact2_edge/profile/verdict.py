@@ -19,6 +19,7 @@ FEWEST_TICKS = 1000
 UNEVEN_SHARE = 0.2
 """A period error whose p99.9 is above this share of the period is called uneven."""
 STEAL_SHARE = 0.005
+HELD_BY_GATE_SHARE = 0.01
 BUS_SHARE = 0.5
 RATES_HZ = (10, 20, 25, 30, 50, 60, 100, 125, 200, 250, 400, 500, 1000)
 
@@ -71,6 +72,11 @@ class Evidence:
         return 1e3 / self.rate_hz
 
     @property
+    def uneven(self) -> bool:
+        """Whether one period in a thousand is off by a large share of itself."""
+        return self.error_p999_ms > UNEVEN_SHARE * self.period_ms
+
+    @property
     def python_ratio(self) -> float:
         """By what factor the Python loop's p99 period error is larger."""
         return self.python_error_p99_ms / max(self.error_p99_ms, 1e-6)
@@ -117,8 +123,7 @@ def judge(evidence: Evidence) -> Verdict:
     held = evidence.in_time_share >= HELD_SHARE
     spread = f"period error p99 {duration(evidence.error_p99_ms)}, p99.9 {duration(evidence.error_p999_ms)}"
     if held:
-        evenly = evidence.error_p999_ms <= UNEVEN_SHARE * evidence.period_ms
-        text = f"This computer holds {rate} {load}{'' if evenly else ', unevenly'}; {spread}"
+        text = f"This computer holds {rate} {load}{', unevenly' if evidence.uneven else ''}; {spread}"
     else:
         text = (
             f"This computer does not hold {rate} {load}: {evidence.in_time_share:.2%} of the ticks ended in time, "
@@ -133,7 +138,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 def _findings(evidence: Evidence) -> list[Finding]:
     found: list[Finding] = []
-    if evidence.held_share > 0.0:
+    if evidence.held_share > HELD_BY_GATE_SHARE:
         found.append(
             Finding(
                 "held",
@@ -142,6 +147,12 @@ def _findings(evidence: Evidence) -> list[Finding]:
                 f"find out why the robot or its motion gave {evidence.held_reason}",
             )
         )
+    elif evidence.held_share > 0.0:
+        # A long delay silences the bus for a moment, too: a consequence, not a cause.
+        held = (
+            f"The gate held for {round(evidence.held_share * evidence.ticks)} ticks ({evidence.held_reason})."
+        )
+        found.append(Finding("held", "note", held))
     if evidence.policy_failure is not None:
         found.append(
             Finding(
@@ -202,8 +213,7 @@ def _scheduling(evidence: Evidence) -> list[Finding]:
                 "'setcap cap_sys_nice+ep' on the Python interpreter, or LimitRTPRIO=95 in a systemd unit",
             )
         ]
-    uneven = evidence.error_p999_ms > UNEVEN_SHARE * evidence.period_ms
-    if not evidence.preempt_rt and uneven and evidence.steal <= STEAL_SHARE:
+    if not evidence.preempt_rt and evidence.uneven and not evidence.virtual_machine:
         return [
             Finding(
                 "no_preempt_rt",
@@ -215,13 +225,12 @@ def _scheduling(evidence: Evidence) -> list[Finding]:
             )
         ]
     if not evidence.preempt_rt:
-        return [
-            Finding(
-                "no_preempt_rt",
-                "note",
-                "The kernel is built without PREEMPT_RT; what was measured needs none.",
-            )
-        ]
+        needs = (
+            "that helps only once the computer is not shared"
+            if evidence.uneven
+            else "what was measured needs none"
+        )
+        return [Finding("no_preempt_rt", "note", f"The kernel is built without PREEMPT_RT; {needs}.")]
     return []
 
 
@@ -273,25 +282,21 @@ def _power(evidence: Evidence) -> list[Finding]:
 
 
 def _others(evidence: Evidence) -> list[Finding]:
+    advice = "measure on a computer of its own, not on a shared virtual machine"
     if evidence.steal > STEAL_SHARE:
-        return [
-            Finding(
-                "steal",
-                "act",
-                f"The hypervisor took {evidence.steal:.1%} of the processor time: the longest delays are its.",
-                "run on a computer of its own, not on a shared virtual machine",
-            )
-        ]
-    if evidence.virtual_machine:
-        return [
-            Finding(
-                "virtual_machine",
-                "note",
-                f"This is a virtual machine: its longest delay ({duration(evidence.error_max_ms)} here) depends on its "
-                "neighbours and says nothing about the next run.",
-            )
-        ]
-    return []
+        took = f"The hypervisor took {evidence.steal:.1%} of the processor time: the longest delays are its."
+        return [Finding("steal", "act", took, advice)]
+    if not evidence.virtual_machine:
+        return []
+    longest = duration(evidence.error_max_ms)
+    if evidence.uneven:
+        text = f"This is a virtual machine: delays such as the longest, {longest}, may be its host's."
+        return [Finding("virtual_machine", "act", text, advice)]
+    text = (
+        f"This is a virtual machine: its longest delay ({longest} here) depends on its neighbours and says nothing "
+        "about the next run."
+    )
+    return [Finding("virtual_machine", "note", text)]
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from molmoact2_edge.control import LoopbackPort
 from molmoact2_edge.errors import InputError
 from molmoact2_edge.profile import ProfileSettings, Ticks, with_rate
 from molmoact2_edge.profile.python_loop import PythonLoop
-from molmoact2_edge.profile.session import gate_events, held_share, swing_actions
+from molmoact2_edge.profile.session import gate_events, swing_actions
 
 CONFIG = load_robot("so101")
 MIDDLE = np.array([0.5 * sum(joint.position) for joint in CONFIG.joints.values()])
@@ -97,9 +97,7 @@ def test_another_rate_keeps_chunks_within_it() -> None:
     assert replace(slow, loop=CONFIG.loop, chunk=CONFIG.chunk) == CONFIG
 
 
-def test_changes_of_the_gate_and_its_share() -> None:
+def test_changes_of_the_gate() -> None:
     rows = [("running", "none"), ("running", "none"), ("holding", "jump"), ("running", "none")]
     records = [{"wakeup_ns": i, "state": state, "reason": reason} for i, (state, reason) in enumerate(rows)]
     assert gate_events(records) == [(0, "running", "none"), (2, "holding", "jump"), (3, "running", "none")]  # type: ignore[arg-type]
-    assert held_share({"running": 3, "holding": 1}) == 0.25
-    assert held_share({}) == 0.0

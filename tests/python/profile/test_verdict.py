@@ -136,6 +136,22 @@ def test_notes_ask_for_nothing() -> None:
     assert "100 times" in findings[2].text
 
 
+def test_few_holds_are_a_consequence_many_a_cause() -> None:
+    few = judge(replace(GOOD, held_share=1 / 6000, held_reason="bus_write_failed")).findings
+    assert [(f.name, f.weight, f.text) for f in few] == [
+        ("held", "note", "The gate held in 1 of 6000 ticks (bus_write_failed).")
+    ]
+    many = judge(replace(GOOD, held_share=0.011, held_reason="state_stale")).findings
+    assert [(f.name, f.weight) for f in many] == [("held", "act")]
+
+
+def test_delays_of_a_virtual_machine_may_be_its_hosts() -> None:
+    evidence = replace(GOOD, preempt_rt=False, error_p999_ms=33.0, error_max_ms=178.6, virtual_machine=True)
+    findings = judge(evidence).findings
+    assert [(f.name, f.weight) for f in findings] == [("virtual_machine", "act"), ("no_preempt_rt", "note")]
+    assert "179 ms" in findings[0].text
+
+
 def test_what_the_hypervisor_took_is_not_blamed_on_the_kernel() -> None:
     evidence = replace(GOOD, preempt_rt=False, error_p999_ms=3.0, steal=0.05, virtual_machine=True)
     assert [(f.name, f.weight) for f in judge(evidence).findings] == [
