@@ -53,7 +53,7 @@ def test_help_needs_neither_torch_nor_the_simulator() -> None:
     code = (
         "import sys\nfrom molmoact2_edge.cli import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "assert not {'torch', 'mujoco', 'av'} & set(sys.modules), sorted(sys.modules)"
+        "assert not {'torch', 'mujoco', 'av', 'pyarrow', 'rerun'} & set(sys.modules), sorted(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
