@@ -167,7 +167,7 @@ DenseArray<std::uint8_t> resize_bilinear(const DenseArray<std::uint8_t>& frame, 
   kernels::DepthDiffStatus status{};
   {
     const py::gil_scoped_release release;
-    status = kernels::resize_bilinear(input, height, width, pixels);
+    status = kernels::resize_bilinear(input, height, width, kernels::fastest_isa(), pixels);
   }
   require_ok(status);
   return resized;
@@ -182,7 +182,7 @@ DenseArray<bool> depth_update_mask(const DenseArray<std::uint8_t>& current,
   if (side >= 1 && side <= kernels::kMaxGridSide) {
     const py::gil_scoped_release release;
     changed.resize(static_cast<std::size_t>(side) * static_cast<std::size_t>(side));
-    status = kernels::depth_update_mask(now, before, side, changed.data());
+    status = kernels::depth_update_mask(now, before, side, kernels::fastest_isa(), changed.data());
   }
   require_ok(status);
   DenseArray<bool> mask(static_cast<py::ssize_t>(changed.size()));

@@ -16,6 +16,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/cpu/isa.h"
+
 #ifdef MOLMOACT2_HAVE_CUDA
 struct CUstream_st;  // cudaStream_t is a pointer to it
 #endif
@@ -70,15 +72,17 @@ struct ResizeAxis {
   std::vector<std::int32_t> weights;
 };
 
-// resized: (rows.output_size, columns.output_size, 3), in host memory.
-DepthDiffStatus resize_bilinear(const RgbFrame& frame, int height, int width, std::uint8_t* resized);
+// On the CPU; the processor must have the instruction set, and all of them give the same bits.
+// resized: (height, width, 3).
+DepthDiffStatus resize_bilinear(const RgbFrame& frame, int height, int width, CpuIsa isa,
+                                std::uint8_t* resized);
 
 // current, previous: (side * 32, side * 32, 3), already resized. changed: (side * side,), row-major, 0 or 1.
-DepthDiffStatus changed_cells(const std::uint8_t* current, const std::uint8_t* previous, int side,
+DepthDiffStatus changed_cells(const std::uint8_t* current, const std::uint8_t* previous, int side, CpuIsa isa,
                               std::uint8_t* changed);
 
 // Both steps; the frames may differ in size. changed: (side * side,), row-major, 0 or 1.
-DepthDiffStatus depth_update_mask(const RgbFrame& current, const RgbFrame& previous, int side,
+DepthDiffStatus depth_update_mask(const RgbFrame& current, const RgbFrame& previous, int side, CpuIsa isa,
                                   std::uint8_t* changed);
 
 #ifdef MOLMOACT2_HAVE_CUDA

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernels/depth_diff/depth_diff.h"
+#include "kernels/depth_diff/depth_diff_ops.h"
 #include "kernels/depth_diff/fixed_point.h"
 
 namespace molmoact2::kernels {
@@ -39,9 +40,9 @@ void resize_columns(const std::uint8_t* input, int height, const ResizeAxis& axi
   }
 }
 
-// Filters along each column: (axis.input_size, width, 3) -> (axis.output_size, width, 3).
-void resize_rows(const std::uint8_t* input, int width, const ResizeAxis& axis, std::uint8_t* output) {
-  const std::size_t stride = row_bytes(width);
+// Filters along each column: (axis.input_size, stride) -> (axis.output_size, stride).
+void resize_rows(const std::uint8_t* input, std::size_t stride, const ResizeAxis& axis,
+                 std::uint8_t* output) {
   std::vector<std::int32_t> sums(stride);
   const std::int32_t* weights = axis.weights.data();
   for (std::size_t y = 0; y < axis.firsts.size(); ++y, weights += axis.taps) {
@@ -53,6 +54,20 @@ void resize_rows(const std::uint8_t* input, int width, const ResizeAxis& axis, s
     }
     for (const std::int32_t sum : sums) *output++ = fixed_point_to_byte(sum);
   }
+}
+
+CellSums cell_sums(const std::uint8_t* current, const std::uint8_t* previous, std::size_t stride) {
+  CellSums sums;
+  for (std::size_t y = 0; y < kCellPixels; ++y) {
+    for (std::size_t i = 0; i < row_bytes(kCellPixels); ++i) {
+      const std::int32_t a = current[y * stride + i];
+      const std::int32_t b = previous[y * stride + i];
+      sums.dot += a * b;
+      sums.current_square += a * a;
+      sums.previous_square += b * b;
+    }
+  }
+  return sums;
 }
 
 }  // namespace
@@ -95,64 +110,63 @@ ResizeAxisView ResizeAxis::view() const {
   return {input_size, output_size, taps, firsts.data(), counts.data(), weights.data()};
 }
 
-DepthDiffStatus resize_bilinear(const RgbFrame& frame, int height, int width, std::uint8_t* resized) {
+const DepthDiffOps& depth_diff_ops([[maybe_unused]] CpuIsa isa) {
+#if defined(__x86_64__)
+  if (isa == CpuIsa::avx2 || isa == CpuIsa::avx512) return depth_diff_ops_avx2();
+#endif
+  static constinit const DepthDiffOps kOps = {&resize_columns, &resize_rows, &cell_sums};
+  return kOps;
+}
+
+DepthDiffStatus resize_bilinear(const RgbFrame& frame, int height, int width, CpuIsa isa,
+                                std::uint8_t* resized) {
   if (!usable_frame(frame) || !usable_side(height) || !usable_side(width) || resized == nullptr) {
     return DepthDiffStatus::bad_frame;
   }
+  const DepthDiffOps& ops = depth_diff_ops(isa);
   const bool columns_fit = frame.width == width;
   const bool rows_fit = frame.height == height;
   if (columns_fit && rows_fit) {
     std::memcpy(resized, frame.pixels, static_cast<std::size_t>(height) * row_bytes(width));
   } else if (rows_fit) {
-    resize_columns(frame.pixels, height, ResizeAxis(frame.width, width), resized);
+    ops.resize_columns(frame.pixels, height, ResizeAxis(frame.width, width), resized);
   } else if (columns_fit) {
-    resize_rows(frame.pixels, width, ResizeAxis(frame.height, height), resized);
+    ops.resize_rows(frame.pixels, row_bytes(width), ResizeAxis(frame.height, height), resized);
   } else {
     std::vector<std::uint8_t> between(static_cast<std::size_t>(frame.height) * row_bytes(width));
-    resize_columns(frame.pixels, frame.height, ResizeAxis(frame.width, width), between.data());
-    resize_rows(between.data(), width, ResizeAxis(frame.height, height), resized);
+    ops.resize_columns(frame.pixels, frame.height, ResizeAxis(frame.width, width), between.data());
+    ops.resize_rows(between.data(), row_bytes(width), ResizeAxis(frame.height, height), resized);
   }
   return DepthDiffStatus::ok;
 }
 
-DepthDiffStatus changed_cells(const std::uint8_t* current, const std::uint8_t* previous, int side,
+DepthDiffStatus changed_cells(const std::uint8_t* current, const std::uint8_t* previous, int side, CpuIsa isa,
                               std::uint8_t* changed) {
   if (side < 1 || side > kMaxGridSide) return DepthDiffStatus::bad_grid;
   if (current == nullptr || previous == nullptr) return DepthDiffStatus::bad_frame;
+  const DepthDiffOps& ops = depth_diff_ops(isa);
   const std::size_t cell_width = row_bytes(kCellPixels);
   const std::size_t stride = cell_width * static_cast<std::size_t>(side);
   const auto cells = static_cast<std::size_t>(side);
   for (std::size_t cell = 0; cell < cells * cells; ++cell) {
     const std::size_t corner = cell / cells * kCellPixels * stride + cell % cells * cell_width;
-    std::int32_t dot = 0;
-    std::int32_t current_square = 0;
-    std::int32_t previous_square = 0;
-    for (std::size_t y = 0; y < kCellPixels; ++y) {
-      const std::uint8_t* const now = current + corner + y * stride;
-      const std::uint8_t* const before = previous + corner + y * stride;
-      for (std::size_t i = 0; i < cell_width; ++i) {
-        const std::int32_t a = now[i];
-        const std::int32_t b = before[i];
-        dot += a * b;
-        current_square += a * a;
-        previous_square += b * b;
-      }
-    }
-    changed[cell] = cell_changed(dot, current_square, previous_square) ? 1 : 0;
+    const CellSums sums = ops.cell_sums(current + corner, previous + corner, stride);
+    changed[cell] = cell_changed(sums.dot, sums.current_square, sums.previous_square) ? 1 : 0;
   }
   return DepthDiffStatus::ok;
 }
 
-DepthDiffStatus depth_update_mask(const RgbFrame& current, const RgbFrame& previous, int side,
+DepthDiffStatus depth_update_mask(const RgbFrame& current, const RgbFrame& previous, int side, CpuIsa isa,
                                   std::uint8_t* changed) {
   if (side < 1 || side > kMaxGridSide) return DepthDiffStatus::bad_grid;
   const int pixels = side * kCellPixels;
   const std::size_t bytes = static_cast<std::size_t>(pixels) * row_bytes(pixels);
   std::vector<std::uint8_t> now(bytes);
   std::vector<std::uint8_t> before(bytes);
-  DepthDiffStatus status = resize_bilinear(current, pixels, pixels, now.data());
-  if (status == DepthDiffStatus::ok) status = resize_bilinear(previous, pixels, pixels, before.data());
-  return status == DepthDiffStatus::ok ? changed_cells(now.data(), before.data(), side, changed) : status;
+  DepthDiffStatus status = resize_bilinear(current, pixels, pixels, isa, now.data());
+  if (status == DepthDiffStatus::ok) status = resize_bilinear(previous, pixels, pixels, isa, before.data());
+  return status == DepthDiffStatus::ok ? changed_cells(now.data(), before.data(), side, isa, changed)
+                                       : status;
 }
 
 }  // namespace molmoact2::kernels

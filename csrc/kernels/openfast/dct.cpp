@@ -9,6 +9,8 @@
 namespace molmoact2::kernels {
 namespace {
 
+constexpr int kVector = 4;  // numbers that the innermost loop takes at once
+
 // cos(pi * m / (2 * length)) by symmetry from the first quadrant: equal angles give equal bits, so that a
 // constant chunk has exact zeros where the mathematics has them.
 double quarter_cosine(long m, long length) {
@@ -23,7 +25,8 @@ double quarter_cosine(long m, long length) {
 
 }  // namespace
 
-DctBasis::DctBasis(int length) : length_(length) {
+DctBasis::DctBasis(int length)
+    : length_(length), half_(((length + 1) / 2 + kVector - 1) / kVector * kVector) {
   if (length < 1 || length > kMaxLength) {
     throw std::invalid_argument("a chunk has 1 to " + std::to_string(kMaxLength) + " steps, not " +
                                 std::to_string(length));
@@ -35,6 +38,10 @@ DctBasis::DctBasis(int length) : length_(length) {
   auto entry = cosines_.begin();
   for (long k = 0; k < length; ++k) {
     for (long t = 0; t < length; ++t) *entry++ = quarter_cosine((2 * t + 1) * k, length);
+  }
+  half_cosines_.resize(size * static_cast<std::size_t>(half_));
+  for (int k = 0; k < length; ++k) {
+    std::copy_n(cosines(k), (length + 1) / 2, half_cosines_.begin() + static_cast<std::ptrdiff_t>(k) * half_);
   }
 }
 
@@ -53,22 +60,31 @@ void DctBasis::forward(const double* chunk, int dims, double* coefficients) cons
   }
 }
 
-void DctBasis::inverse(const double* coefficients, int dims, double* chunk) const {
-  const auto steps = static_cast<std::size_t>(length_);
-  std::vector<double> by_dim(steps * static_cast<std::size_t>(dims),
-                             0.0);  // (dims, length): time is contiguous
-  for (int k = 0; k < length_; ++k) {
-    const double* const cosine = cosines(k);
-    const double norm = norms_[static_cast<std::size_t>(k)];
-    for (int d = 0; d < dims; ++d) {
-      const double coefficient = *coefficients++ * norm;
-      if (coefficient == 0.0) continue;
-      double* const series = by_dim.data() + static_cast<std::size_t>(d) * steps;
-      for (std::size_t t = 0; t < steps; ++t) series[t] += coefficient * cosine[t];
+void DctBasis::inverse(std::span<const Term> terms, int dims, double* chunk) const {
+  // (dims, even and odd, half): time is contiguous.
+  std::vector<double> sums(2 * static_cast<std::size_t>(half_) * static_cast<std::size_t>(dims));
+  for (const Term& term : terms) {
+    const double coefficient = term.coefficient * norms_[static_cast<std::size_t>(term.frequency)];
+    const double* cosine = half_cosines_.data() + static_cast<std::ptrdiff_t>(term.frequency) * half_;
+    double* sum = sums.data() + static_cast<std::ptrdiff_t>(2 * term.dim + term.frequency % 2) * half_;
+    for (int t = 0; t < half_; t += kVector) {
+      for (int lane = 0; lane < kVector; ++lane) sum[lane] += coefficient * cosine[lane];
+      sum += kVector;
+      cosine += kVector;
     }
   }
-  for (std::size_t t = 0; t < steps; ++t) {
-    for (std::size_t at = t; at < by_dim.size(); at += steps) *chunk++ = by_dim[at];
+  double* first = chunk;
+  double* last = chunk + static_cast<std::ptrdiff_t>(length_ - 1) * dims;
+  for (int t = 0; t < (length_ + 1) / 2; ++t) {
+    const double* even = sums.data() + t;
+    for (int d = 0; d < dims; ++d) {
+      const double odd = even[half_];
+      last[d] = *even - odd;
+      first[d] = *even + odd;  // in the middle of the chunk, where both are one, odd is zero
+      even += static_cast<std::ptrdiff_t>(2) * half_;
+    }
+    first += dims;
+    last -= dims;
   }
 }
 

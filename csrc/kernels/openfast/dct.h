@@ -27,9 +27,19 @@ class DctBasis {
   // chunk, coefficients: (length, dims) row-major; coefficients[k] = norm[k] * sum_t cos[k][t] * chunk[t].
   void forward(const double* chunk, int dims, double* coefficients) const;
 
-  // The transpose of forward(): chunk[t] = sum_k cos[k][t] * norm[k] * coefficients[k]. Takes time by the
-  // coefficients that are not zero, after quantization a small part.
-  void inverse(const double* coefficients, int dims, double* chunk) const;
+  // One coefficient that is not zero.
+  struct Term {
+    int frequency;
+    int dim;
+    double coefficient;
+  };
+
+  // The transpose of forward(): chunk[t] = sum_k cos[k][t] * norm[k] * coefficients[k]. The terms, in order
+  // of frequency, name what is not zero: after quantization a small part. Cosines of even frequencies are the
+  // same from both ends of the chunk and those of odd ones opposite, so that their sums, each in the order of
+  // the terms, are made for one half only; the second half is the first sum less the second. chunk: (length,
+  // dims).
+  void inverse(std::span<const Term> terms, int dims, double* chunk) const;
 
  private:
   const double* cosines(int frequency) const {
@@ -37,8 +47,10 @@ class DctBasis {
   }
 
   int length_;
-  std::vector<double> cosines_;  // (frequency, time): cos(pi * (2t + 1) * k / (2 * length))
-  std::vector<double> norms_;    // (frequency,): sqrt(1 / length) for 0, else sqrt(2 / length)
+  int half_;                          // (length + 1) / 2, rounded up to whole vectors
+  std::vector<double> half_cosines_;  // (frequency, half_): the first half of the below, then zeros
+  std::vector<double> cosines_;       // (frequency, time): cos(pi * (2t + 1) * k / (2 * length))
+  std::vector<double> norms_;         // (frequency,): sqrt(1 / length) for 0, else sqrt(2 / length)
 };
 
 // The bases of the chunk lengths in use, which are few: one per embodiment. Thread-safe.

@@ -2,9 +2,9 @@
 
 #include <climits>
 #include <cstdint>
+#include <span>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 #include "kernels/device/launch.cuh"
 #include "kernels/device/warp.cuh"
@@ -38,12 +38,6 @@ struct DecodeTables {
   int steps;
   int dims;
 };
-
-// A text of this many bytes without a fault holds more characters than a chunk has coefficients, so that
-// nothing past it can matter.
-__host__ __device__ constexpr int text_limit(int coefficients) {
-  return kMaxUtf8Bytes * coefficients + kMaxUtf8Bytes;
-}
 
 // The sum over the threads before this one; `total` becomes the sum over all. scratch: one entry per warp.
 __device__ int sum_before(int value, int* scratch, int& total) {
@@ -190,21 +184,29 @@ __global__ void __launch_bounds__(kParseThreads)
   *status = static_cast<std::int32_t>(found);
 }
 
-// A thread per number of the chunk, frequencies in the CPU's order.
+// A thread per number of the chunk's first half and the one as far from its end; sums as on the CPU, and with
+// two roundings each, as there.
 __global__ void __launch_bounds__(kInverseThreads)
     inverse_kernel(const DecodeTables tables, const std::int32_t* __restrict__ status,
                    double* __restrict__ chunk) {
   const int index = static_cast<int>(blockIdx.x * kInverseThreads + threadIdx.x);
-  if (index >= tables.steps * tables.dims || *status != static_cast<std::int32_t>(OpenFastStatus::ok)) return;
-  const double* coefficient = tables.coefficients + index % tables.dims;
-  const double* cosine = tables.cosines + index / tables.dims;
-  double sum = 0.0;
-  for (int frequency = 0; frequency < tables.steps; ++frequency) {
-    sum = __dadd_rn(sum, __dmul_rn(*coefficient, *cosine));  // two roundings, as on the CPU
-    coefficient += tables.dims;
-    cosine += tables.steps;
+  const int time = index / tables.dims;
+  const int dim = index % tables.dims;
+  if (time >= (tables.steps + 1) / 2 || *status != static_cast<std::int32_t>(OpenFastStatus::ok)) return;
+  const double* coefficient = tables.coefficients + dim;
+  const double* cosine = tables.cosines + time;
+  double sums[2] = {0.0, 0.0};
+  for (int frequency = 0; frequency < tables.steps; frequency += 2) {
+#pragma unroll
+    for (int odd = 0; odd < 2; ++odd) {
+      if (frequency + odd == tables.steps) break;
+      sums[odd] = __dadd_rn(sums[odd], __dmul_rn(*coefficient, *cosine));
+      coefficient += tables.dims;
+      cosine += tables.steps;
+    }
   }
-  chunk[index] = sum;
+  chunk[(tables.steps - 1 - time) * tables.dims + dim] = sums[0] - sums[1];
+  chunk[time * tables.dims + dim] = sums[0] + sums[1];
 }
 
 void require(cudaError_t error, const char* what) {
@@ -220,12 +222,8 @@ class CudaOpenFastDecoder::Tables {
  public:
   Tables(const OpenFastCodec& codec, int steps, int dims) {
     const DctBasis basis(steps);
-    std::vector<std::int32_t> offsets = {0};
-    std::vector<std::uint8_t> bytes;
-    for (std::int32_t id = 0; id < codec.vocabulary_size(); ++id) {
-      for (const char byte : codec.bpe().bytes_of(id)) bytes.push_back(static_cast<std::uint8_t>(byte));
-      offsets.push_back(static_cast<std::int32_t>(bytes.size()));
-    }
+    const std::span<const std::int32_t> offsets = codec.text().offsets;
+    const std::span<const std::uint8_t> bytes = codec.text().bytes;
     const auto count = static_cast<std::size_t>(steps) * static_cast<std::size_t>(dims);
     const std::size_t doubles = basis.cosines().size() + basis.norms().size() + count;
     const auto text = static_cast<std::size_t>(text_limit(steps * dims));
@@ -285,7 +283,7 @@ OpenFastStatus CudaOpenFastDecoder::decode(const std::int64_t* tokens, int capac
                                            const std::int32_t* count, double* chunk, std::int32_t* status,
                                            CUstream_st* stream) const {
   const DecodeTables& tables = tables_->view();
-  const int numbers = tables.steps * tables.dims;
+  const int numbers = (tables.steps + 1) / 2 * tables.dims;
   const auto blocks = static_cast<unsigned>((numbers + kInverseThreads - 1) / kInverseThreads);
   cudaError_t error = launch({dim3(1), dim3(kParseThreads), 0, stream}, parse_kernel, tables, tokens,
                              capacity, count, status);

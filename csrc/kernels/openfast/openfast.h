@@ -37,13 +37,25 @@ enum class OpenFastStatus : std::uint8_t {
 // One sentence for people, without a final period.
 const char* describe(OpenFastStatus status);
 
+// The bytes of a vocabulary one after another: id i has bytes[offsets[i]] .. bytes[offsets[i + 1] - 1].
+struct VocabularyText {
+  std::vector<std::int32_t> offsets;
+  std::vector<std::uint8_t> bytes;  // padded with a few at the end, so that they can be copied in blocks
+};
+
+// A text of this many bytes without a fault holds more characters than the chunk has coefficients, so that
+// nothing past it can matter.
+MOLMOACT2_HOST_DEVICE constexpr int text_limit(int coefficients) {
+  return kMaxUtf8Bytes * coefficients + kMaxUtf8Bytes;
+}
+
 // Thread-safe; the cosine tables are built on the first use of a chunk length.
 class OpenFastCodec {
  public:
   // scale: positive and finite, else std::invalid_argument.
   OpenFastCodec(ByteLevelBpe bpe, double scale, std::int32_t min_token);
 
-  const ByteLevelBpe& bpe() const { return bpe_; }
+  const VocabularyText& text() const { return text_; }
   std::int32_t vocabulary_size() const { return bpe_.vocabulary_size(); }
   double scale() const { return scale_; }
   std::int32_t min_token() const { return min_token_; }
@@ -56,6 +68,7 @@ class OpenFastCodec {
 
  private:
   ByteLevelBpe bpe_;
+  VocabularyText text_;
   double scale_;
   std::int32_t min_token_;
   mutable DctBasisCache bases_;

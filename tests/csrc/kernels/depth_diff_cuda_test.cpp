@@ -46,8 +46,8 @@ CASE("the CUDA resize equals the CPU's to the bit") {
   for (const auto& [height, width] : kSizes) {
     const std::vector<std::uint8_t> frame = random_pixels(height, width, 5);
     std::vector<std::uint8_t> expected(static_cast<std::size_t>(pixels * pixels) * 3);
-    REQUIRE(kernels::resize_bilinear({frame.data(), height, width}, pixels, pixels, expected.data()) ==
-            DepthDiffStatus::ok);
+    REQUIRE(kernels::resize_bilinear({frame.data(), height, width}, pixels, pixels, kernels::fastest_isa(),
+                                     expected.data()) == DepthDiffStatus::ok);
     const DeviceArray<std::uint8_t> input(frame);
     const DeviceArray<std::uint8_t> between(static_cast<std::size_t>(height * pixels) * 3);
     const DeviceArray<std::uint8_t> resized(expected.size());
@@ -70,7 +70,8 @@ CASE("the CUDA mask equals the CPU's") {
     }
     const auto cells = static_cast<std::size_t>(side * side);
     std::vector<std::uint8_t> expected(cells);
-    REQUIRE(kernels::changed_cells(now.data(), before.data(), side, expected.data()) == DepthDiffStatus::ok);
+    REQUIRE(kernels::changed_cells(now.data(), before.data(), side, kernels::fastest_isa(),
+                                   expected.data()) == DepthDiffStatus::ok);
     const DeviceArray<std::uint8_t> current(now);
     const DeviceArray<std::uint8_t> previous(before);
     const DeviceArray<std::uint8_t> changed(cells);

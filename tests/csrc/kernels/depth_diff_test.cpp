@@ -11,6 +11,7 @@
 
 namespace {
 
+using molmoact2::kernels::CpuIsa;
 using molmoact2::kernels::DepthDiffStatus;
 using molmoact2::kernels::RgbFrame;
 namespace kernels = molmoact2::kernels;
@@ -82,8 +83,8 @@ CASE("a resize differs from the exact filter by rounding of the weights only") {
   for (const auto& [height, width] : kSizes) {
     const Pixels frame = random_pixels(height, width, 7);
     Pixels resized(64UL * 64 * 3);
-    REQUIRE(kernels::resize_bilinear({frame.data(), height, width}, 64, 64, resized.data()) ==
-            DepthDiffStatus::ok);
+    REQUIRE(kernels::resize_bilinear({frame.data(), height, width}, 64, 64, CpuIsa::portable,
+                                     resized.data()) == DepthDiffStatus::ok);
     const Pixels expected = reference_resize(frame, height, width, 64, 64);
     int differing = 0;
     for (std::size_t i = 0; i < resized.size(); ++i) {
@@ -100,11 +101,55 @@ CASE("a resize differs from the exact filter by rounding of the weights only") {
 CASE("a frame of the right size is kept, and a flat frame stays flat") {
   const Pixels frame = random_pixels(64, 64, 3);
   Pixels resized(frame.size());
-  REQUIRE(kernels::resize_bilinear({frame.data(), 64, 64}, 64, 64, resized.data()) == DepthDiffStatus::ok);
+  REQUIRE(kernels::resize_bilinear({frame.data(), 64, 64}, 64, 64, CpuIsa::portable, resized.data()) ==
+          DepthDiffStatus::ok);
   CHECK(resized == frame);
   const Pixels flat(77UL * 13 * 3, 201);
-  REQUIRE(kernels::resize_bilinear({flat.data(), 77, 13}, 64, 64, resized.data()) == DepthDiffStatus::ok);
+  REQUIRE(kernels::resize_bilinear({flat.data(), 77, 13}, 64, 64, CpuIsa::portable, resized.data()) ==
+          DepthDiffStatus::ok);
   CHECK(std::ranges::all_of(resized, [](std::uint8_t value) { return value == 201; }));
+}
+
+CASE("every instruction set resizes and compares to the same bits") {
+  // Up and down, one axis alone, as many taps as there are pixels, and sizes that fill no register.
+  constexpr std::array<std::array<int, 4>, 10> kResizes{{{1, 1, 37, 51},
+                                                         {7, 3, 64, 64},
+                                                         {480, 640, 320, 320},
+                                                         {111, 320, 111, 33},
+                                                         {111, 43, 64, 43},
+                                                         {5, 3000, 3, 1},
+                                                         {3000, 5, 1, 7},
+                                                         {129, 63, 65, 127},
+                                                         {97, 101, 31, 5},
+                                                         {33, 6, 10, 2}}};
+  for (const CpuIsa isa : kernels::available_isas()) {
+    for (const auto& [height, width, new_height, new_width] : kResizes) {
+      for (const bool extreme : {false, true}) {
+        Pixels frame = random_pixels(height, width, 23);
+        if (extreme)
+          std::ranges::transform(frame, frame.begin(), [](std::uint8_t p) { return p < 128 ? 0 : 255; });
+        Pixels expected(static_cast<std::size_t>(new_height * new_width) * 3);
+        Pixels found(expected.size(), 1);
+        REQUIRE(kernels::resize_bilinear({frame.data(), height, width}, new_height, new_width,
+                                         CpuIsa::portable, expected.data()) == DepthDiffStatus::ok);
+        REQUIRE(kernels::resize_bilinear({frame.data(), height, width}, new_height, new_width, isa,
+                                         found.data()) == DepthDiffStatus::ok);
+        CHECK(found == expected);
+      }
+    }
+    const int side = 5;
+    const Pixels now = random_pixels(side * 32, side * 32, 3);
+    Pixels before = now;
+    for (std::size_t i = 0; i < before.size(); i += 3)
+      before[i] = static_cast<std::uint8_t>(before[i] / 2 + 20);
+    std::array<std::uint8_t, 25> expected{};
+    std::array<std::uint8_t, 25> found{};
+    REQUIRE(kernels::changed_cells(now.data(), before.data(), side, CpuIsa::portable, expected.data()) ==
+            DepthDiffStatus::ok);
+    REQUIRE(kernels::changed_cells(now.data(), before.data(), side, isa, found.data()) ==
+            DepthDiffStatus::ok);
+    CHECK(found == expected);
+  }
 }
 
 CASE("the weights of every output sum to one and stay inside the input") {
@@ -141,7 +186,8 @@ CASE("cells are marked as a plain fp32 cosine marks them") {
       if (disturbed) now[i] = static_cast<std::uint8_t>(std::clamp(now[i] + offset, 0, 255));
     }
     std::array<std::uint8_t, 9> changed{};
-    REQUIRE(kernels::changed_cells(now.data(), before.data(), side, changed.data()) == DepthDiffStatus::ok);
+    REQUIRE(kernels::changed_cells(now.data(), before.data(), side, CpuIsa::portable, changed.data()) ==
+            DepthDiffStatus::ok);
     for (int cell = 0; cell < side * side; ++cell) {
       CHECK_EQ(changed[static_cast<std::size_t>(cell)] != 0,
                reference_changed(now, before, side, cell / side, cell % side));
@@ -164,11 +210,13 @@ CASE("only the cell that turned is marked, and a black cell never") {
       }
     }
     std::array<std::uint8_t, 16> changed{};
-    REQUIRE(kernels::changed_cells(now.data(), before.data(), side, changed.data()) == DepthDiffStatus::ok);
+    REQUIRE(kernels::changed_cells(now.data(), before.data(), side, CpuIsa::portable, changed.data()) ==
+            DepthDiffStatus::ok);
     for (int other = 0; other < side * side; ++other) {
       CHECK_EQ(changed[static_cast<std::size_t>(other)], other == cell ? 1 : 0);
     }
-    REQUIRE(kernels::changed_cells(black.data(), before.data(), side, changed.data()) == DepthDiffStatus::ok);
+    REQUIRE(kernels::changed_cells(black.data(), before.data(), side, CpuIsa::portable, changed.data()) ==
+            DepthDiffStatus::ok);
     CHECK(std::ranges::all_of(changed, [](std::uint8_t value) { return value == 0; }));
   }
 }
@@ -176,8 +224,8 @@ CASE("only the cell that turned is marked, and a black cell never") {
 CASE("the sums of a cell are exact at the brightest") {
   const Pixels white(32UL * 32 * 3, 255);
   std::uint8_t changed = 9;
-  REQUIRE(kernels::depth_update_mask({white.data(), 32, 32}, {white.data(), 32, 32}, 1, &changed) ==
-          DepthDiffStatus::ok);
+  REQUIRE(kernels::depth_update_mask({white.data(), 32, 32}, {white.data(), 32, 32}, 1, CpuIsa::portable,
+                                     &changed) == DepthDiffStatus::ok);
   CHECK_EQ(changed, 0);
 }
 
@@ -186,8 +234,8 @@ CASE("frames of different sizes are compared after the resize") {
   const Pixels large(300UL * 200 * 3, 51);
   std::array<std::uint8_t, 100> changed{};
   changed.fill(9);
-  REQUIRE(kernels::depth_update_mask({small.data(), 20, 30}, {large.data(), 300, 200}, 10, changed.data()) ==
-          DepthDiffStatus::ok);
+  REQUIRE(kernels::depth_update_mask({small.data(), 20, 30}, {large.data(), 300, 200}, 10, CpuIsa::portable,
+                                     changed.data()) == DepthDiffStatus::ok);
   CHECK(std::ranges::all_of(changed, [](std::uint8_t value) { return value == 0; }));
 }
 
@@ -196,7 +244,7 @@ CASE("a frame or grid that cannot be used is refused with a status") {
   const RgbFrame good{frame.data(), 32, 32};
   std::array<std::uint8_t, 4> changed{};
   const auto status = [&](const RgbFrame& current, const RgbFrame& previous, int side) {
-    return kernels::depth_update_mask(current, previous, side, changed.data());
+    return kernels::depth_update_mask(current, previous, side, CpuIsa::portable, changed.data());
   };
   CHECK_EQ(status({nullptr, 32, 32}, good, 2), DepthDiffStatus::bad_frame);
   CHECK_EQ(status(good, {frame.data(), 0, 32}, 2), DepthDiffStatus::bad_frame);
