@@ -14,8 +14,9 @@ void bind_flow(pybind11::module_& parent);
 void bind_kernels(pybind11::module_& module);
 // Only in a build with CUDA; what adds to its submodule is called by itself.
 void bind_cuda(pybind11::module_& module);
-// Adds to the submodule that bind_cuda() makes.
+// Add to the submodule that bind_cuda() makes.
 void bind_cuda_flow(pybind11::module_& cuda);
+void bind_cuda_vision_input(pybind11::module_& cuda);
 // Add to the submodule that bind_control() makes.
 void bind_control_loop(pybind11::module_& control);
 void bind_loopback(pybind11::module_& control);

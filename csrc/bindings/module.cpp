@@ -15,5 +15,6 @@ PYBIND11_MODULE(_core, module) {
   molmoact2::bindings::bind_cuda(module);
   pybind11::module_ cuda = module.attr("cuda");
   molmoact2::bindings::bind_cuda_flow(cuda);
+  molmoact2::bindings::bind_cuda_vision_input(cuda);
 #endif
 }

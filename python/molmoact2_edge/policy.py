@@ -20,7 +20,7 @@ from molmoact2_edge.depth import depth_update_mask
 from molmoact2_edge.devices import resolve_device, resolve_dtype
 from molmoact2_edge.errors import InputError
 from molmoact2_edge.guide import ActionGuide
-from molmoact2_edge.model.backends import integrator_for, operators_for
+from molmoact2_edge.model.backends import integrator_for, operators_for, patches_for
 from molmoact2_edge.model.depth_decode import DepthTokens, decode_depth, decode_depth_from_draft
 from molmoact2_edge.model.execution import DirectExecution, Execution, GraphExecution
 from molmoact2_edge.model.generate import Generated, generate
@@ -224,6 +224,8 @@ class Policy:
                 depth=bool(think),
                 normalize_language=normalize_language,
             )
+            if trace is not None or not self._pipeline.reads_frames:
+                _ = image_inputs.pixel_values  # resizes, here and now
             watch.lap("preprocess")
             discrete = action_mode == "discrete"
             generation_limit = _TOKENS_PER_STEP * embodiment.action_horizon if discrete else 0
@@ -544,7 +546,9 @@ def _pipeline(
         raise InputError(
             "a static call needs a model without the compiled flow; load it with compile_flow=False"
         )
-    return StaticPipeline(model, patch_grid, operators_for(model), integrator_for(model), chosen)
+    return StaticPipeline(
+        model, patch_grid, patches_for(model), operators_for(model), integrator_for(model), chosen
+    )
 
 
 def _execution(device: torch.device, name: ExecutionMode) -> Execution | None:

@@ -61,6 +61,19 @@ def argmax_range(logits: DeviceTensor, ids: DeviceTensor, *, first: int, last: i
 
 _Linear = tuple[DeviceTensor, DeviceTensor]  # weight bfloat16 (out, in), bias bfloat16 (out,)
 
+# image uint8 (H, W, 3), RGB; patches float32 (rows * columns of grid, 3 * patch * patch): the window of that many
+# patches from origin (top, left) of the frame resized to size (height, width).
+def resize_to_patches(
+    image: DeviceTensor,
+    patches: DeviceTensor,
+    *,
+    size: tuple[int, int],
+    origin: tuple[int, int],
+    grid: tuple[int, int],
+    patch: int,
+    stream: int,
+) -> None: ...
+
 class FlowPlan:
     """The expert's Euler loop on the device of its weights, which it packs: ``blocks`` in FlowBlockWeights' order."""
 

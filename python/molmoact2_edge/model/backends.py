@@ -10,6 +10,16 @@ from molmoact2_edge.model.cuda_operators import CudaOperators
 from molmoact2_edge.model.integrator import Integrator, TorchIntegrator
 from molmoact2_edge.model.molmoact2 import MolmoAct2
 from molmoact2_edge.model.operators import Operators, TorchOperators
+from molmoact2_edge.model.patches import DevicePatches, HostPatches, PatchSource
+
+
+def patches_for(model: MolmoAct2) -> PatchSource:
+    """Return where a model's patches are resized."""
+    if model.device.type == "cuda" and build_config()["cuda"]:
+        from molmoact2_edge._core import cuda
+
+        return DevicePatches(cuda.resize_to_patches)
+    return HostPatches()
 
 
 def operators_for(model: MolmoAct2) -> Operators:

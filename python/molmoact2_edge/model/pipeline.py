@@ -68,6 +68,11 @@ class Pipeline(Protocol):
         """What computes each part that has more than one implementation."""
         ...
 
+    @property
+    def reads_frames(self) -> bool:
+        """Whether :meth:`observe` reads the frames themselves, so that nobody need resize them before."""
+        ...
+
     def session(self) -> AbstractContextManager[object]:
         """Make this pipeline's device, and stream where it has one, the current ones."""
         ...
@@ -112,6 +117,8 @@ def code_rows(config: ModelConfig) -> tuple[int, int] | None:
 
 class EagerPipeline:
     """The network in plain torch, operation by operation, with shapes that fit each call."""
+
+    reads_frames = False
 
     def __init__(self, model: MolmoAct2, patch_grid: tuple[int, int]) -> None:
         self._model = model

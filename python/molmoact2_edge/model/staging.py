@@ -49,7 +49,8 @@ class StagedInputs:
             self._copied.synchronize()
         for name, value in values.items():
             array = self._arrays[name]
-            array.fill(0)
+            if value.shape != array.shape:
+                array.fill(0)
             array[tuple(slice(size) for size in value.shape)] = value
         self._device.copy_(self._host, non_blocking=True)
         if self._copied is not None:

@@ -17,6 +17,7 @@ from molmoact2_edge.model.attention import hiding
 from molmoact2_edge.model.integrator import FlowSetting, Integrated, Integrator
 from molmoact2_edge.model.molmoact2 import MolmoAct2
 from molmoact2_edge.model.operators import Operators
+from molmoact2_edge.model.patches import PatchBuffers
 from molmoact2_edge.model.staging import StagedInputs
 from molmoact2_edge.model.static_decoder import StaticCache, StaticDecoder
 from molmoact2_edge.model.vision import Pooling
@@ -83,15 +84,15 @@ class CameraBuffers:
         self,
         model: MolmoAct2,
         number: int,
-        patches: tuple[int, int, int],
+        patches: PatchBuffers,
         pooling: IntArray,
         image_tokens: BoolArray,
         patch_tokens: BoolArray,
     ) -> None:
-        """``patches``: shape of the patches; ``pooling``: indices into all of them; the flags are (prefix,)."""
+        """``pooling``: indices into all patches; the flags are (prefix,)."""
         device = model.device
         self.number = number
-        self.patches = StagedInputs({"patches": (patches, torch.float32)}, device)
+        self.patches = patches
         indices = torch.from_numpy(pooling).to(device)
         self.pooling = Pooling(indices, None if (pooling >= 0).all() else indices >= 0)
         tokens = len(pooling)
@@ -146,7 +147,7 @@ class StaticCall:
     def observe(self, lap: Lap, *, state: bool) -> None:
         """Encode the images and prefill the whole prompt; with ``state``, keep the state of its last token."""
         model, cameras = self._model, self._cameras
-        patches = cameras.patches.tensors["patches"].to(model.dtype)
+        patches = cameras.patches.patches().to(model.dtype)
         features = model.connector(model.vision(patches, self._patch_grid), cameras.pooling)
         cameras.features[:-1].copy_(features)
         lap("vision")

@@ -18,6 +18,7 @@ from molmoact2_edge.model.integrator import FlowSetting, Integrator
 from molmoact2_edge.model.masks import cross_attention_mask, depth_tokens
 from molmoact2_edge.model.molmoact2 import MolmoAct2
 from molmoact2_edge.model.operators import Operators
+from molmoact2_edge.model.patches import PatchSource
 from molmoact2_edge.model.pipeline import CallPlan, FlowInputs, Intermediates, code_rows, prefix_length
 from molmoact2_edge.model.staging import FetchedOutput
 from molmoact2_edge.model.static_network import (
@@ -69,12 +70,14 @@ class StaticPipeline:
         self,
         model: MolmoAct2,
         patch_grid: tuple[int, int],
+        patches: PatchSource,
         operators: Operators,
         integrator: Integrator,
         execution: Execution,
     ) -> None:
         self._model = model
         self._patch_grid = patch_grid
+        self._patches = patches
         self._operators = operators
         self._integrator = integrator
         self._execution = execution
@@ -99,11 +102,16 @@ class StaticPipeline:
         found = {
             **(self._integrator.backends if self._model.expert is not None else {}),
             "call": f"{self._execution.name} (buckets: {ready})",
+            "pixels": self._patches.name,
             "decoder": self._operators.name,
         }
         if self._execution.attention:
             found["attention"] = ", ".join(sorted(self._execution.attention))
         return found
+
+    @property
+    def reads_frames(self) -> bool:
+        return self._patches.reads_frames
 
     def session(self) -> AbstractContextManager[object]:
         return self._execution.session()
@@ -114,7 +122,7 @@ class StaticPipeline:
         self._seen = None  # until the cache holds these images
         cameras = self._cameras_of(images, prompt)
         self._begin(cameras, prompt, plan, watch)
-        cameras.patches.send(patches=images.pixel_values)
+        cameras.patches.send(images)
         assert self._call is not None
         self._pending = partial(self._call.observe, state=plan.state)
         self._pending_key = ("observe", plan.state)
@@ -156,14 +164,18 @@ class StaticPipeline:
         pooling = images.batched_pooling()
         image_tokens = prompt.token_type_ids[:prefix]
         patch_tokens = prompt.input_ids[:prefix] == self._model.config.image_patch_id
-        shape = images.pixel_values.shape
-        key = (shape, pooling.tobytes(), image_tokens.tobytes(), patch_tokens.tobytes())
+        key = (self._patches.key(images), pooling.tobytes(), image_tokens.tobytes(), patch_tokens.tobytes())
         if key not in self._cameras:
             if len(self._cameras) == _MOST_CAMERA_SETTINGS:
                 self._forget()
                 self._cameras.clear()
             self._cameras[key] = CameraBuffers(
-                self._model, len(self._cameras), shape, pooling, image_tokens, patch_tokens
+                self._model,
+                len(self._cameras),
+                self._patches.buffers(images, self._model.device),
+                pooling,
+                image_tokens,
+                patch_tokens,
             )
         return self._cameras[key]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -15,12 +15,26 @@ from molmoact2_edge.errors import InputError
 from molmoact2_edge.types import FloatArray, Image, IntArray
 
 
-@dataclass(frozen=True)
-class ImageInputs:
-    """All frames of one observation, ready for the vision tower."""
+class Crop(NamedTuple):
+    """A window, of the crop's size, of the frame resized to another size."""
 
-    pixel_values: FloatArray
-    """(crops, patches, patch_dim): crops of all frames in order, patches row by row, each (row, column, RGB)."""
+    frame_size: tuple[int, int]
+    origin: tuple[int, int]
+    """Top and left, in pixels of the resized frame."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageInputs:
+    """All frames of one observation, and how the vision tower reads them."""
+
+    frames: tuple[Image, ...]
+    """(H, W, 3) uint8 RGB each; a pixel's channels and a row's pixels are adjacent."""
+    crops: tuple[tuple[Crop, ...], ...]
+    """What is cut from each frame."""
+    patch_grid: tuple[int, int]
+    """Rows and columns of patches in every crop."""
+    patch_size: int
+    """Pixels along a patch's side."""
     pooling: IntArray
     """(tokens, pooled patches): patches of each prompt token, counted from 0 within its frame; -1 is none."""
     grids: IntArray
@@ -30,9 +44,35 @@ class ImageInputs:
     tokens_per_image: IntArray
     """(frames,): rows of `pooling` that belong to each frame."""
 
+    @property
+    def patches_shape(self) -> tuple[int, int, int]:
+        """The shape of `pixel_values`."""
+        rows, columns = self.patch_grid
+        return int(self.num_crops.sum()), rows * columns, self.patch_size**2 * 3
+
+    @cached_property
+    def pixel_values(self) -> FloatArray:
+        """(crops, patches, patch_dim): crops of all frames in order, patches row by row, each (row, column, RGB).
+
+        Computed from the frames when first asked for, until when they must not change.
+        """
+        pixel_values = np.empty(self.patches_shape, dtype=np.float32)
+        patches = iter(pixel_values)
+        for frame, crops in zip(self.frames, self.crops, strict=True):
+            for crop in crops:
+                kernels.resize_to_patches(
+                    frame,
+                    size=crop.frame_size,
+                    origin=crop.origin,
+                    grid=self.patch_grid,
+                    patch=self.patch_size,
+                    patches=next(patches),
+                )
+        return pixel_values
+
     def batched_pooling(self) -> IntArray:
         """`pooling` with the patches of the frames before added: indices into all patches of `pixel_values`."""
-        patches = self.num_crops * self.pixel_values.shape[1]
+        patches = self.num_crops * self.patches_shape[1]
         first = np.repeat(np.cumsum(patches) - patches, self.tokens_per_image)
         return np.where(self.pooling >= 0, self.pooling + first[:, None], self.pooling)
 
@@ -67,7 +107,7 @@ def check_frames(images: object) -> None:
 
 
 def prepare_images(images: Sequence[Image], config: ProcessorConfig) -> ImageInputs:
-    """Resizes, scales and cuts camera frames.
+    """Finds out how camera frames are resized, scaled and cut; `pixel_values` of the result does it.
 
     Bilinear without antialiasing, rounded half to even, scaled by x / 255 * 2 - 1: the public model's pixels to the
     bit, whatever the number of threads (csrc/kernels/vision_input).
@@ -82,49 +122,31 @@ def prepare_images(images: Sequence[Image], config: ProcessorConfig) -> ImageInp
     check_frames(images)
     cut = _single_crop if config.crop_mode == "resize" else _overlapping_crops
     cuts = [cut(image.shape[0], image.shape[1], config) for image in images]
-    num_crops = [len(one.crops) for one in cuts]
-    rows, columns = config.patch_grid
-    pixel_values = np.empty((sum(num_crops), rows * columns, config.patch_size**2 * 3), dtype=np.float32)
-    patches = iter(pixel_values)
-    for image, one in zip(images, cuts, strict=True):
-        frame = image if image.strides[1:] == (3, 1) else np.ascontiguousarray(image)
-        for crop in one.crops:
-            kernels.resize_to_patches(
-                frame,
-                size=crop.frame_size,
-                origin=crop.origin,
-                grid=config.patch_grid,
-                patch=config.patch_size,
-                patches=next(patches),
-            )
     return ImageInputs(
-        pixel_values=pixel_values,
+        frames=tuple(
+            image if image.strides[1:] == (3, 1) else np.ascontiguousarray(image) for image in images
+        ),
+        crops=tuple(tuple(one.crops) for one in cuts),
+        patch_grid=config.patch_grid,
+        patch_size=config.patch_size,
         pooling=np.concatenate([one.pooling for one in cuts]),
         grids=np.array([one.grids for one in cuts], dtype=np.int64),
-        num_crops=np.array(num_crops, dtype=np.int64),
+        num_crops=np.array([len(one.crops) for one in cuts], dtype=np.int64),
         tokens_per_image=np.array([len(one.pooling) for one in cuts], dtype=np.int64),
     )
-
-
-class _Crop(NamedTuple):
-    """A window, of the crop's size, of the frame resized to another size."""
-
-    frame_size: tuple[int, int]
-    origin: tuple[int, int]
-    """Top and left, in pixels of the resized frame."""
 
 
 class _Cut(NamedTuple):
     """How a frame becomes crops and prompt tokens; depends on its size only."""
 
-    crops: list[_Crop]
+    crops: list[Crop]
     pooling: IntArray
     grids: tuple[int, int, int, int]
 
 
 def _single_crop(height: int, width: int, config: ProcessorConfig) -> _Cut:
     pooling, grid = _whole_crop_pooling(*config.patch_grid, config.pooling_size)
-    return _Cut([_Crop(config.size, (0, 0))], pooling, (*grid, 0, 0))
+    return _Cut([Crop(config.size, (0, 0))], pooling, (*grid, 0, 0))
 
 
 def _overlapping_crops(height: int, width: int, config: ProcessorConfig) -> _Cut:
@@ -146,7 +168,7 @@ def _overlapping_crops(height: int, width: int, config: ProcessorConfig) -> _Cut
         for b in range(tile_columns):
             top, start = a * window_rows, b * window_columns
             first = len(crops) * rows * columns
-            crops.append(_Crop(frame_size, (top * patch, start * patch)))
+            crops.append(Crop(frame_size, (top * patch, start * patch)))
             # A crop keeps its margins at the frame's own edges only; inside, its neighbours hold those patches.
             keep_top, keep_bottom = (0 if a == 0 else left), (rows if a == tile_rows - 1 else rows - right)
             keep_left, keep_right = (

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from molmoact2_edge import DepthCache, Policy
 from molmoact2_edge.checkpoint.config import ModelConfig
-from molmoact2_edge.model import static_network
+from molmoact2_edge.model import patches, static_network
 from molmoact2_edge.model.execution import Stage
 from molmoact2_edge.model.integrator import FlowSetting, TorchIntegrator
 from molmoact2_edge.model.layout import random_source
@@ -280,12 +280,14 @@ def release_call(
     pooling = RNG.integers(-1, cameras * 729, (cameras * per_image, 4))
     bucket = bucket_of(prefix + text_tokens)
     span = bucket_of(bucket + 132 + 104) if think else bucket
-    monkeypatch.setattr(static_network, "StagedInputs", DeviceInputs)
+    for module in (static_network, patches):
+        monkeypatch.setattr(module, "StagedInputs", DeviceInputs)
     with FakeTensorMode(allow_non_fake_inputs=True), WithoutDriver(), torch.inference_mode():
         source = random_source(lambda part, rows: None, dtype=torch.bfloat16, device=CUDA)
         model = MolmoAct2(source, config, CUDA)
         buffers = CallBuffers(model, -(-span // 256) * 256, 30, 104)
-        settings = CameraBuffers(model, 0, (cameras, 729, 588), pooling, image_tokens, patch_tokens)
+        pixels = patches.HostPatchBuffers((cameras, 729, 588), CUDA)
+        settings = CameraBuffers(model, 0, pixels, pooling, image_tokens, patch_tokens)
         assert model.expert is not None
         model.expert.schedule(10)
         yield StaticCall(

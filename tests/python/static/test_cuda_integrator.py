@@ -18,6 +18,7 @@ from molmoact2_edge.model.cuda_integrator import CudaIntegrator, valid_first
 from molmoact2_edge.model.expert import ActionExpert, Context, Modulation
 from molmoact2_edge.model.flow import FlowGuide
 from molmoact2_edge.model.operators import TorchOperators
+from molmoact2_edge.model.patches import HostPatches
 from molmoact2_edge.model.static_pipeline import StaticPipeline
 from molmoact2_edge.policy import Trace
 
@@ -121,6 +122,7 @@ def on_kernel(loaded: Policy) -> tuple[Policy, ReplayedExecution]:
     policy._pipeline = StaticPipeline(
         model,
         loaded.processor.patch_grid,
+        HostPatches(),
         TorchOperators(model.config.text_config, model.decoder.rope),
         CudaIntegrator(model, plan_type, stream=lambda: STREAM),
         execution,

@@ -22,6 +22,7 @@ from molmoact2_edge.model.cuda_operators import CudaOperators, Norm
 from molmoact2_edge.model.decoder import prefill_mask
 from molmoact2_edge.model.integrator import TorchIntegrator
 from molmoact2_edge.model.operators import Operators, TorchOperators
+from molmoact2_edge.model.patches import HostPatches
 from molmoact2_edge.model.rope import RotaryTable, rotate
 from molmoact2_edge.model.static_pipeline import StaticPipeline
 
@@ -138,6 +139,7 @@ def policy_with(loaded: Policy, operators: Operators, execution: Any = None) -> 
     policy._pipeline = StaticPipeline(
         loaded.model,
         loaded.processor.patch_grid,
+        HostPatches(),
         operators,
         TorchIntegrator(loaded.model),
         execution or policy._pipeline._execution,  # type: ignore[attr-defined]
