@@ -48,9 +48,10 @@ struct KnownType {
 };
 
 constexpr KnownType kKnownTypes[] = {
-    {ElementType::bf16, dl_bfloat, 16, "bfloat16"}, {ElementType::float32, dl_float, 32, "float32"},
-    {ElementType::int32, dl_signed, 32, "int32"},   {ElementType::int64, dl_signed, 64, "int64"},
-    {ElementType::uint8, dl_unsigned, 8, "uint8"},  {ElementType::boolean, dl_bool, 8, "bool"},
+    {ElementType::bf16, dl_bfloat, 16, "bfloat16"},  {ElementType::float32, dl_float, 32, "float32"},
+    {ElementType::float64, dl_float, 64, "float64"}, {ElementType::int32, dl_signed, 32, "int32"},
+    {ElementType::int64, dl_signed, 64, "int64"},    {ElementType::uint8, dl_unsigned, 8, "uint8"},
+    {ElementType::boolean, dl_bool, 8, "bool"},
 };
 
 const KnownType& known(ElementType type) {

@@ -13,7 +13,7 @@ struct CUstream_st;  // cudaStream_t is a pointer to it
 
 namespace molmoact2::bindings {
 
-enum class ElementType : std::uint8_t { bf16, float32, int32, int64, uint8, boolean };
+enum class ElementType : std::uint8_t { bf16, float32, float64, int32, int64, uint8, boolean };
 
 // Stands for any size in an expected shape.
 inline constexpr std::int64_t kAnySize = -1;

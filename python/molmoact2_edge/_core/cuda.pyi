@@ -2,6 +2,8 @@
 
 from typing import Any, Literal, Protocol
 
+from molmoact2_edge._core.kernels import OpenFastCodec
+
 class DeviceTensor(Protocol):
     """A tensor of any library on a CUDA device, through DLPack; contiguous and of exactly the stated type."""
 
@@ -133,3 +135,49 @@ class FlowPlan:
         *,
         stream: int,
     ) -> None: ...
+
+MAX_CONTEXT_WIDTH: int
+
+# keys, values bfloat16 (layers, tokens, kv_width), rows contiguous; valid, depth bool (tokens,), depth None without a
+# gate; key, value bfloat16 (E, kv_width); gate: weight (gates, kv_width) and bias (gates,), one for all layers or one
+# per layer. Written: projected_keys, projected_values bfloat16 (layers, heads, capacity, head_dim) with capacity at
+# least tokens and E = heads * head_dim at most MAX_CONTEXT_WIDTH, the valid tokens first and what lies behind them as
+# it was; count int32 (1,), how many those are. workspace: uint8, context_workspace_bytes().
+def context(
+    keys: DeviceTensor,
+    values: DeviceTensor,
+    valid: DeviceTensor,
+    depth: DeviceTensor | None,
+    *,
+    key: DeviceTensor,
+    value: DeviceTensor,
+    gate: tuple[DeviceTensor, DeviceTensor] | None,
+    workspace: DeviceTensor,
+    projected_keys: DeviceTensor,
+    projected_values: DeviceTensor,
+    count: DeviceTensor,
+    layer_norm: bool,
+    qk_norm: bool,
+    qk_norm_eps: float,
+    stream: int,
+) -> None: ...
+def context_workspace_bytes(*, gates: int, tokens: int) -> int: ...
+
+class OpenFastDecoder:
+    """OpenFastCodec.decode on a device, for chunks of one shape; calls of one decoder must follow one another."""
+
+    def __init__(self, codec: OpenFastCodec, *, steps: int, dims: int, device: int = 0) -> None: ...
+
+    # tokens int64 (capacity,), of which count int32 (1,) are read; chunk float64 (steps, dims), written only where
+    # status int32 (1,) becomes 0; openfast_reason() says what other numbers mean.
+    def decode(
+        self,
+        tokens: DeviceTensor,
+        count: DeviceTensor,
+        chunk: DeviceTensor,
+        status: DeviceTensor,
+        *,
+        stream: int,
+    ) -> None: ...
+
+def openfast_reason(status: int) -> str | None: ...
