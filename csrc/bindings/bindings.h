@@ -15,6 +15,7 @@ void bind_kernels(pybind11::module_& module);
 // Only in a build with CUDA; what adds to its submodule is called by itself.
 void bind_cuda(pybind11::module_& module);
 // Add to the submodule that bind_cuda() makes.
+void bind_cuda_context(pybind11::module_& cuda);
 void bind_cuda_flow(pybind11::module_& cuda);
 void bind_cuda_vision_input(pybind11::module_& cuda);
 // Add to the submodule that bind_control() makes.
