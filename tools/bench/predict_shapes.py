@@ -32,7 +32,6 @@ from molmoact2_edge.machine import machine_facts
 from molmoact2_edge.policy import ExecutionMode
 
 SHAPES = Path(__file__).parents[2] / "tests" / "reference" / "shapes" / "molmoact2-so101.json"
-CHANGED = (0, 10, 25, 50, 100)
 # Two recorded or unrecorded calls are the same kernels; plain torch sums in another order. Of the largest action.
 SAME = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
@@ -119,14 +118,16 @@ def plain_cases(network: RandomNetwork, common: dict[str, Any]) -> dict[str, Cal
     }
 
 
-def think_cases(network: RandomNetwork, common: dict[str, Any], seed: int) -> dict[str, Call]:
+def think_cases(
+    network: RandomNetwork, common: dict[str, Any], counts: list[int], seed: int
+) -> dict[str, Call]:
     config = network.model.config
     truth = Policy(network.model, network.processor, execution="static").predict(
         network.prepared.frames, **common, think=True
     )
     assert truth.depth_codes is not None
     cases: dict[str, Call] = {}
-    for changed in CHANGED:
+    for changed in counts:
         before, after = changed_frames(network.prepared.frames[0], changed, config.num_depth_codes, seed)
         images = [after, *network.prepared.frames[1:]]
         codes = truth.depth_codes.copy()
@@ -166,7 +167,9 @@ def runs(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
         config = network.model.config
         common = options(arguments, config.max_action_horizon, config.max_action_dim)
         if think:
-            yield from timed(network, think_cases(network, common, arguments.seed), arguments)
+            yield from timed(
+                network, think_cases(network, common, arguments.changed, arguments.seed), arguments
+            )
         else:
             for cameras in (2, 3):
                 prepared = random_observation(
@@ -192,6 +195,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--text-tokens", type=int, default=94, help="prompt tokens beside the images'")
     parser.add_argument("--action-dim", type=int, default=6, help="joints of the embodiment")
     parser.add_argument("--num-steps", type=int, help="flow steps; default: the file's")
+    parser.add_argument(
+        "--changed", type=int, nargs="*", default=[0, 10, 25, 50, 100], help="changed depth cells"
+    )
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16 or auto (bfloat16 on CUDA)")
     parser.add_argument("--seed", type=int, default=0)

@@ -39,7 +39,7 @@ def integrator_for(model: MolmoAct2) -> Integrator:
     from molmoact2_edge._core import cuda
 
     try:
-        return CudaIntegrator(model, cuda.FlowPlan)
+        return CudaIntegrator(model, cuda)
     except ValueError as error:
         return TorchIntegrator(model, f"the kernel refuses: {error}")
 

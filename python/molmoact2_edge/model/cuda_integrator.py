@@ -40,6 +40,38 @@ class CudaFlowPlan(Protocol):
     ) -> None: ...
 
 
+class ExpertKernels(Protocol):
+    """What is used of ``molmoact2_edge._core.cuda``; see csrc/kernels/context/context.h and flow/flow_cuda.h."""
+
+    @property
+    def MAX_CONTEXT_WIDTH(self) -> int: ...  # noqa: N802
+
+    @property
+    def FlowPlan(self) -> Callable[..., CudaFlowPlan]: ...  # noqa: N802
+
+    def context_workspace_bytes(self, *, gates: int, tokens: int) -> int: ...
+
+    def context(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        valid: Tensor,
+        depth: Tensor | None,
+        *,
+        key: Tensor,
+        value: Tensor,
+        gate: tuple[Tensor, Tensor] | None,
+        workspace: Tensor,
+        projected_keys: Tensor,
+        projected_values: Tensor,
+        count: Tensor,
+        layer_norm: bool,
+        qk_norm: bool,
+        qk_norm_eps: float,
+        stream: int,
+    ) -> None: ...
+
+
 class CudaIntegrator:
     """See :class:`Integrator`. The whole Euler loop is one launch; tokens that may not be read are left out of it.
 
@@ -47,23 +79,24 @@ class CudaIntegrator:
     """
 
     def __init__(
-        self,
-        model: MolmoAct2,
-        plan_type: Callable[..., CudaFlowPlan],
-        *,
-        stream: Callable[[], int] = current_stream,
+        self, model: MolmoAct2, kernels: ExpertKernels, *, stream: Callable[[], int] = current_stream
     ) -> None:
-        """Pack a copy of the expert's weights; ``plan_type`` is ``molmoact2_edge._core.cuda.FlowPlan``.
+        """Pack a copy of the expert's weights.
 
         Raises:
-            ValueError: The kernel does not take an expert of these shapes.
+            ValueError: The flow kernel does not take an expert of these shapes.
         """
         assert model.expert is not None
         self._model = model
         self._expert = expert = model.expert
+        self._kernels = kernels
         self._stream = stream
         config = expert.config
-        self._plan = plan_type(
+        self._gate: tuple[Tensor, Tensor] | None = None
+        if model.depth_gate is not None:
+            gates = [_pair(gate) for gate in model.depth_gate.gates]
+            self._gate = torch.cat([weight for weight, _ in gates]), torch.cat([bias for _, bias in gates])
+        self._plan = kernels.FlowPlan(
             heads=config.num_heads,
             action_embed=_pair(expert.action_embed),
             blocks=[
@@ -87,7 +120,17 @@ class CudaIntegrator:
 
     @property
     def backends(self) -> dict[str, str]:
-        return {"context": "torch", "flow": "cuda kernel"}
+        widest = self._kernels.MAX_CONTEXT_WIDTH
+        refused = f"torch (the kernel is for widths up to {widest})"
+        return {
+            "context": "cuda kernel" if self._projects else refused,
+            "flow": "cuda kernel",
+        }
+
+    @property
+    def _projects(self) -> bool:
+        """Whether the context kernel takes this expert."""
+        return self._expert.config.hidden_size <= self._kernels.MAX_CONTEXT_WIDTH
 
     def prepare(self, setting: FlowSetting) -> None:
         if setting.horizon > self._plan.max_horizon:
@@ -103,7 +146,9 @@ class CudaIntegrator:
         velocities: list[Tensor] | None = None,
     ) -> Integrated:
         horizon = setting.horizon
-        context_keys, context_values, count = self._context(keys, values, inputs)
+        valid, depth = inputs["valid"][: keys.shape[1]], inputs["depth"][: keys.shape[1]]
+        project = self._project if self._projects else self._project_in_torch
+        context_keys, context_values, count = project(keys, values, valid, depth)
         noise = inputs["noise"][0, :horizon]
         schedule = self._expert.schedule(setting.steps)
         chunk = torch.empty_like(noise)
@@ -126,12 +171,40 @@ class CudaIntegrator:
             velocities.extend(kept.unsqueeze(1).unbind(0))
         return Integrated(chunk, context_keys, context_values, compact=True)
 
-    def _context(
-        self, keys: Tensor, values: Tensor, inputs: Mapping[str, Tensor]
+    def _project(
+        self, keys: Tensor, values: Tensor, valid: Tensor, depth: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return keys and values (layers, heads, positions, head size), valid ones first, and their int32 count."""
-        positions = keys.shape[1]
-        valid, depth = inputs["valid"][:positions], inputs["depth"][:positions]
+        config, expert = self._expert.config, self._expert
+        layers, positions, _ = keys.shape
+        gates = 0 if self._gate is None else len(self._gate[1])
+        size = self._kernels.context_workspace_bytes(gates=gates, tokens=positions)
+        projected_keys = keys.new_empty(layers, config.num_heads, positions, expert.head_dim)
+        projected_values = torch.empty_like(projected_keys)
+        count = torch.empty(1, dtype=torch.int32, device=keys.device)
+        self._kernels.context(
+            keys,
+            values,
+            valid,
+            None if self._gate is None else depth,
+            key=expert.context_key.weight,
+            value=expert.context_value.weight,
+            gate=self._gate,
+            workspace=torch.empty(size, dtype=torch.uint8, device=keys.device),
+            projected_keys=projected_keys,
+            projected_values=projected_values,
+            count=count,
+            layer_norm=config.context_layer_norm,
+            qk_norm=config.qk_norm,
+            qk_norm_eps=config.qk_norm_eps,
+            stream=self._stream(),
+        )
+        return projected_keys, projected_values, count
+
+    def _project_in_torch(
+        self, keys: Tensor, values: Tensor, valid: Tensor, depth: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See :meth:`_project`."""
         if self._model.depth_gate is not None:
             keys, values = self._model.depth_gate.apply(keys, values, depth & valid, valid)
         order, count = valid_first(valid)

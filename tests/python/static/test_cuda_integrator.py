@@ -17,6 +17,7 @@ from molmoact2_edge import ActionGuide, Policy
 from molmoact2_edge.model.cuda_integrator import CudaIntegrator, valid_first
 from molmoact2_edge.model.expert import ActionExpert, Context, Modulation
 from molmoact2_edge.model.flow import FlowGuide
+from molmoact2_edge.model.molmoact2 import MolmoAct2
 from molmoact2_edge.model.operators import TorchOperators
 from molmoact2_edge.model.patches import HostPatches
 from molmoact2_edge.model.static_pipeline import StaticPipeline
@@ -108,15 +109,86 @@ class CheckedPlan:
             velocities.copy_(torch.cat(found))
 
 
+class CheckedKernels:
+    """Stands for ``_core.cuda``: what the context kernel is handed is checked, and answered by the plain network."""
+
+    def __init__(self, model: MolmoAct2, widest: int) -> None:
+        assert model.expert is not None
+        self.MAX_CONTEXT_WIDTH = widest
+        self.FlowPlan = type("Plan", (CheckedPlan,), {"expert": model.expert, "dtype": model.dtype})
+        self.model = model
+        self.contexts = 0
+
+    def context_workspace_bytes(self, *, gates: int, tokens: int) -> int:
+        return 16 * (gates + tokens)
+
+    def context(
+        self,
+        keys: Tensor,
+        values: Tensor,
+        valid: Tensor,
+        depth: Tensor | None,
+        *,
+        key: Tensor,
+        value: Tensor,
+        gate: tuple[Tensor, Tensor] | None,
+        workspace: Tensor,
+        projected_keys: Tensor,
+        projected_values: Tensor,
+        count: Tensor,
+        layer_norm: bool,
+        qk_norm: bool,
+        qk_norm_eps: float,
+        stream: int,
+    ) -> None:
+        expert, depth_gate = self.model.expert, self.model.depth_gate
+        assert expert is not None
+        config = expert.config
+        assert stream == STREAM
+        layers, tokens, kv_width = keys.shape
+        assert values.shape == keys.shape
+        assert keys.stride(2) == values.stride(2) == 1
+        assert (valid.dtype, tuple(valid.shape), valid.is_contiguous()) == (torch.bool, (tokens,), True)
+        assert key is expert.context_key.weight
+        assert value is expert.context_value.weight
+        assert (layer_norm, qk_norm, qk_norm_eps) == (
+            config.context_layer_norm, config.qk_norm, config.qk_norm_eps,
+        )  # fmt: skip
+        gates = 0
+        if depth_gate is not None:
+            assert depth is not None
+            assert (depth.dtype, tuple(depth.shape), depth.is_contiguous()) == (torch.bool, (tokens,), True)
+            assert gate is not None
+            gates = len(depth_gate.gates)
+            assert (tuple(gate[0].shape), tuple(gate[1].shape)) == ((gates, kv_width), (gates,))
+            assert torch.equal(gate[0][-1:], depth_gate.gates[-1].weight)
+        assert workspace.dtype == torch.uint8
+        assert workspace.numel() >= self.context_workspace_bytes(gates=gates, tokens=tokens)
+        assert (count.dtype, tuple(count.shape)) == (torch.int32, (1,))
+        for projected in (projected_keys, projected_values):
+            assert projected.dtype == keys.dtype
+            assert projected.shape[:2] == (layers, config.num_heads)
+            assert projected.shape[2] >= tokens
+            assert projected.is_contiguous()
+        self.contexts += 1
+        if depth_gate is not None and depth is not None:
+            keys, values = depth_gate.apply(keys, values, depth & valid, valid)
+        order, found = valid_first(valid)
+        count.copy_(found)
+        context = expert.context(keys[:, order].unsqueeze(1), values[:, order].unsqueeze(1))
+        # What lies behind the valid tokens is left as it is, here: anything.
+        projected_keys.fill_(float("nan"))[:, :, :tokens] = context.keys[:, 0]
+        projected_values.fill_(float("nan"))[:, :, :tokens] = context.values[:, 0]
+
+
 @pytest.fixture(scope="module")
 def loaded(reference: Path) -> Policy:
     return Policy.from_pretrained(reference / "tiny-think", device="cpu", dtype="float32", execution="static")
 
 
-def on_kernel(loaded: Policy) -> tuple[Policy, ReplayedExecution]:
+def on_kernel(loaded: Policy, widest: int) -> tuple[Policy, CheckedKernels]:
     model = loaded.model
-    assert model.expert is not None
-    plan_type = type("Plan", (CheckedPlan,), {"expert": model.expert, "dtype": model.dtype})
+    kernels = CheckedKernels(model, widest)
     execution = ReplayedExecution()
     policy = Policy(model, loaded.processor, execution=execution)
     policy._pipeline = StaticPipeline(
@@ -124,16 +196,20 @@ def on_kernel(loaded: Policy) -> tuple[Policy, ReplayedExecution]:
         loaded.processor.patch_grid,
         HostPatches(),
         TorchOperators(model.config.text_config, model.decoder.rope),
-        CudaIntegrator(model, plan_type, stream=lambda: STREAM),
+        CudaIntegrator(model, kernels, stream=lambda: STREAM),
         execution,
     )
-    return policy, execution
+    return policy, kernels
 
 
 @pytest.mark.parametrize("think", [False, True])
-def test_whole_calls_on_the_kernel(loaded: Policy, think: bool) -> None:
-    policy, _ = on_kernel(loaded)
+@pytest.mark.parametrize("widest", [768, 39])
+def test_whole_calls_on_the_kernels(loaded: Policy, think: bool, widest: int) -> None:
+    """With a context kernel for experts of this width, and with one for narrower ones only."""
+    policy, kernels = on_kernel(loaded, widest)
+    fits = widest == 768
     assert policy.backends["flow"] == "cuda kernel"
+    assert policy.backends["context"].startswith("cuda kernel" if fits else "torch (the kernel is for")
     guide = ActionGuide(np.full((5, 6), 3.0), [1.0, 1.0, 0.5, 0.25, 0.0])
     for seed in range(4):
         options: dict[str, Any] = {
@@ -147,10 +223,11 @@ def test_whole_calls_on_the_kernel(loaded: Policy, think: bool) -> None:
         found, expected = policy.predict(FRAMES, **options), loaded.predict(FRAMES, **options)
         scale = float(np.abs(expected.actions).max())
         np.testing.assert_allclose(found.actions, expected.actions, rtol=0, atol=CLOSE * scale)
+    assert (kernels.contexts > 0) == fits
 
 
 def test_a_trace_shows_the_kernels_context_and_velocities(loaded: Policy) -> None:
-    policy, _ = on_kernel(loaded)
+    policy, _ = on_kernel(loaded, 768)
     options: dict[str, Any] = {"task": "reach", "state": STATE, "norm_tag": "so101_tiny", "seed": 1}
     traces = [Trace(), Trace()]
     for one, trace in zip((policy, loaded), traces, strict=True):
@@ -163,7 +240,7 @@ def test_a_trace_shows_the_kernels_context_and_velocities(loaded: Policy) -> Non
 def test_a_horizon_beyond_the_plan_is_refused(loaded: Policy) -> None:
     from molmoact2_edge.model.integrator import FlowSetting
 
-    policy, _ = on_kernel(loaded)
+    policy, _ = on_kernel(loaded, 768)
     integrator = policy._pipeline._integrator  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="packed for 12 steps, got 13"):
         integrator.prepare(FlowSetting(13, 10, 6))
