@@ -95,7 +95,8 @@ void ControlCycle::tick(Nanoseconds deadline) noexcept {
   last_wakeup_ = wakeup;
 
   read_port();
-  if (phase_ == Phase::without_pose) {
+  // Once it was a fault that no pose came, a pose that comes is too late: faults last until the next run.
+  if (phase_ == Phase::without_pose && gate_.last().state != State::fault) {
     take_first_pose();
   }
   // A latched stop is looked at every time: one that came while this run began must not be lost.

@@ -34,6 +34,8 @@ CASE("a robot that never reports its pose is a fault") {
   for (int i = 0; i < 60; ++i) record = bench.tick();
   CHECK(record.state == State::fault);
   CHECK(record.reason == Reason::state_missing);
+  bench.port->silent = false;
+  CHECK(bench.tick().state == State::fault);
   CHECK_EQ(bench.port->writes, 0);
 }
 

@@ -1,8 +1,8 @@
 """The seam between chunks where inference is slow: 30 Hz, chunks of 30, 0.7 s for the first call and 0.3 s after it.
 
-The policy is a flow that changes its mind: at each call its noise decides on one of two ways to the goal, as sampling
-does. ``async`` takes over the new chunk as it is. ``rtc`` lets the same flow in-paint it from what the loop says it will
-execute meanwhile, by the formula of the model's own flow loop. Time is simulated; both trajectories are written as CSV.
+The policy is a flow that changes its mind: at each call it draws one of two ways to the goal, as sampling does.
+``async`` takes over the new chunk as it is. ``rtc`` lets the same flow in-paint it from what the loop says it will
+execute meanwhile, by the formula of the model's own flow loop. Time is simulated; trajectories are written as CSV.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COLUMNS = ("time_s", "step", "chunk", "action", "target", "command", "state", "r
 def flow(
     goal: np.ndarray, noise: np.ndarray, guide: np.ndarray | None, weights: np.ndarray | None
 ) -> np.ndarray:
-    """Integrate from ``noise`` to the chunk ``goal`` (rows, 1) in Euler steps; a guide pulls its rows as the model does."""
+    """Integrate from ``noise`` to ``goal`` (rows, 1) in Euler steps; a guide pulls its rows as in the model."""
     x = noise.copy()
     for k in range(FLOW_STEPS):
         t = k / FLOW_STEPS
