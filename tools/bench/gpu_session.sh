@@ -29,4 +29,4 @@ for dtype in float32 bfloat16; do
   "$python" tools/bench/predict.py --device cuda --dtype "$dtype" --out "$out/predict-cuda-$dtype.json"
 done
 # Random weights at release shapes, bf16: whole calls, state refresh, Think; graph, static and eager in turns.
-"$python" tools/bench/predict_shapes.py --device cuda --out "$out/predict-shapes-cuda.json"
+"$python" tools/bench/predict_shapes.py --device cuda --repeat 30 --out "$out/predict-shapes-cuda.json"

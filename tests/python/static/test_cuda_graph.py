@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from molmoact2_edge import DepthCache, Policy, Prediction
+from molmoact2_edge import DepthCache, Policy, Prediction, build_config
 from molmoact2_edge.errors import CaptureError
-from molmoact2_edge.model.execution import GraphExecution
+from molmoact2_edge.model.execution import DirectExecution, GraphExecution
+from molmoact2_edge.model.integrator import TorchIntegrator
+from molmoact2_edge.model.operators import TorchOperators
+from molmoact2_edge.model.patches import HostPatches
 from molmoact2_edge.model.static_network import Lap
-from molmoact2_edge.policy import ExecutionMode
+from molmoact2_edge.model.static_pipeline import StaticPipeline
+from molmoact2_edge.policy import ExecutionMode, Trace
 from molmoact2_edge.timing import Stopwatch
 
 pytestmark = [
@@ -25,6 +29,15 @@ pytestmark = [
 RNG = np.random.default_rng(5)
 FRAMES = [[RNG.integers(0, 256, (120, 160, 3), dtype=np.uint8) for _ in range(2)] for _ in range(4)]
 STATE = np.linspace(-20, 30, 6, dtype=np.float32)
+# bf16 keeps 8 bits; two ways to round part by a few of the last in four layers. Of the largest number of each stage.
+CLOSE_BF16 = {
+    "image_features": 2e-2,
+    "keys": 3e-2,
+    "values": 3e-2,
+    "context_keys": 3e-2,
+    "context_values": 3e-2,
+}
+CLOSE_BF16_ACTIONS = 3e-2
 FUSED = ("flash", "fmha", "cudnn", "cutlass")
 
 
@@ -56,6 +69,63 @@ def test_recorded_and_unrecorded_calls_give_the_same_bits(reference: Path, dtype
         assert found.token_ids == expected.token_ids
         assert found.depth_forwards == expected.depth_forwards
         cache = expected.depth_cache
+
+
+def in_torch(policy: Policy) -> Policy:
+    """The same model as a static call that uses no kernel of this package."""
+    model = policy.model
+    plain = Policy(model, policy.processor, execution="static")
+    plain._pipeline = StaticPipeline(
+        model,
+        policy.processor.patch_grid,
+        HostPatches(),
+        TorchOperators(model.config.text_config, model.decoder.rope),
+        TorchIntegrator(model),
+        DirectExecution(model.device),
+    )
+    return plain
+
+
+@pytest.mark.parametrize("name", ["tiny-base", "tiny-think"])
+def test_kernels_and_torch_agree(reference: Path, name: str) -> None:
+    """Whole calls in bf16, where both round: the cache, the context and the actions."""
+    policy = load(reference, name, "bfloat16", "graph")
+    if not build_config()["cuda"]:
+        pytest.skip("built without CUDA kernels")
+    found_by = {key: policy.backends[key] for key in ("pixels", "decoder", "context", "flow")}
+    assert found_by == {
+        "pixels": "cuda kernel",
+        "decoder": "cuda kernels",
+        "context": "cuda kernel",
+        "flow": "cuda kernel",
+    }
+    plain = in_torch(policy)
+    for seed in range(2):
+        traces = [Trace(), Trace()]
+        predictions = [
+            call(one, seed, trace=trace) for one, trace in zip((policy, plain), traces, strict=True)
+        ]
+        for stage, tolerance in CLOSE_BF16.items():
+            found, expected = (trace.arrays[stage] for trace in traces)
+            scale = float(np.abs(expected).max())
+            np.testing.assert_allclose(
+                found, expected, rtol=0, atol=tolerance * scale, err_msg=f"{stage}, of its largest"
+            )
+        span = float(np.ptp(predictions[1].actions))
+        apart = np.abs(predictions[0].actions - predictions[1].actions).max()
+        assert apart <= CLOSE_BF16_ACTIONS * span
+
+
+def test_the_device_resizes_to_the_bit(reference: Path) -> None:
+    policy = load(reference, "tiny-multicrop", "bfloat16", "static")
+    if policy.backends["pixels"] != "cuda kernel":
+        pytest.skip("built without CUDA kernels")
+    call(policy, 0)
+    pipeline = policy._pipeline
+    assert isinstance(pipeline, StaticPipeline)
+    assert pipeline._seen is not None
+    expected = policy.processor.images(FRAMES[0]).pixel_values
+    np.testing.assert_array_equal(pipeline._seen.patches.patches().cpu().numpy(), expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
