@@ -16,10 +16,12 @@ STAGES = (
     "generate",
     "postprocess",
     "total",
+    "transport",
     "observation_to_action",
 )
-"""Order in reports. ``camera_age`` is an image's age when the policy gets it; ``observation_to_action`` is the time
-from its exposure to the write of the first action of its chunk."""
+"""Order in reports. ``camera_age`` is an image's age when the policy gets it; ``transport`` is what a call to another
+process takes beyond the policy's own ``total``; ``observation_to_action`` is the time from an image's exposure to the
+write of the first action of its chunk."""
 
 
 class Latencies:

@@ -59,7 +59,7 @@ def send(sock: socket.socket, message: Message) -> None:
         TimeoutError: It does not read.
     """
     arrays = {
-        name: np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+        name: array.astype(array.dtype.newbyteorder("<"), copy=False)
         for name, array in message.arrays.items()
     }
     listed = [[name, array.dtype.str, list(array.shape)] for name, array in arrays.items()]
@@ -87,7 +87,7 @@ def receive(sock: socket.socket, limit_s: float | None = None) -> Message:
     body = _read(sock, body_length, give_up)
     try:
         head = json.loads(head_bytes)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WireError(f"the head of a message is not JSON: {error}") from error
     if not isinstance(head, dict):
         raise WireError(f"the head of a message must be an object, got {type(head).__name__}")

@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,25 @@ def test_the_same_seed_gives_the_policy_the_same_noise(bench: Bench) -> None:
     shared = min(len(first.seeds), len(second.seeds))
     assert shared > WARM_UP_CALLS
     assert first.seeds[:shared] == second.seeds[:shared]
+
+
+def test_real_time_chunking_hands_the_policy_what_is_being_executed(bench: Bench) -> None:
+    policy = Lifting()
+    config = configuration()
+    rtc = replace(config, chunk=replace(config.chunk, mode="rtc"))
+    runner = Runner(bench, policy, rtc, RunSettings(episodes=1), StatusDisplay(io.StringIO()))
+    runner.run(Interruption())
+    (result,) = runner.results
+    assert result.success
+    first, *later = policy.guides[WARM_UP_CALLS:]
+    assert first is None  # nothing is being executed yet
+    guides = [guide for guide in later if guide is not None]
+    assert len(guides) == result.guided_chunks >= 1
+    for guide in guides:
+        assert guide.weights[0] == 1.0
+        assert (np.diff(guide.weights) <= 0.0).all()
+        assert guide.actions.shape == (len(guide.weights), 6)
+        assert (np.diff(guide.actions[:, 0]) > 0.0).all()  # on its way up
 
 
 @pytest.mark.parametrize(
