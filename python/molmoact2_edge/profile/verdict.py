@@ -149,9 +149,8 @@ def _findings(evidence: Evidence) -> list[Finding]:
         )
     elif evidence.held_share > 0.0:
         # A long delay silences the bus for a moment, too: a consequence, not a cause.
-        held = (
-            f"The gate held for {round(evidence.held_share * evidence.ticks)} ticks ({evidence.held_reason})."
-        )
+        ticks = round(evidence.held_share * evidence.ticks)
+        held = f"The gate held in {ticks} of {evidence.ticks} ticks ({evidence.held_reason})."
         found.append(Finding("held", "note", held))
     if evidence.policy_failure is not None:
         found.append(
