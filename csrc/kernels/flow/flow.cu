@@ -12,140 +12,14 @@
 #include <vector>
 
 #include "kernels/device/launch.cuh"
-#include "kernels/device/shared.cuh"
-#include "kernels/flow/flow_attention.cuh"
 #include "kernels/flow/flow_cuda.h"
+#include "kernels/flow/flow_kernels.cuh"
 #include "kernels/flow/flow_pack_cuda.cuh"
-#include "kernels/flow/flow_phases.cuh"
 #include "kernels/flow/flow_shares.h"
 
 namespace molmoact2::kernels {
 namespace flow {
 namespace {
-
-// The ring starts behind it.
-constexpr std::size_t kBlockMemoryBytes = (sizeof(BlockMemory) + 127) / 128 * 128;
-
-std::size_t ring_bytes(const Geometry& geometry, int ring_units) {
-  return static_cast<std::size_t>(ring_units * geometry.slots * kThreads) * sizeof(uint4);
-}
-
-template <class T>
-__device__ __forceinline__ void copy_words(T& to, const T& from) {
-  static_assert(sizeof(T) % sizeof(std::uint32_t) == 0);
-  for (unsigned i = threadIdx.x; i < sizeof(T) / sizeof(std::uint32_t); i += kThreads) {
-    reinterpret_cast<std::uint32_t*>(&to)[i] = reinterpret_cast<const std::uint32_t*>(&from)[i];
-  }
-}
-
-__device__ __forceinline__ BlockMemory& block_memory(const Run& run) {
-  auto& memory = *dynamic_shared<BlockMemory>();
-  copy_words(memory.run, run);
-  copy_words(memory.shares, run.shares[blockIdx.x]);
-  __syncthreads();
-  return memory;
-}
-
-__device__ __forceinline__ uint4* ring_memory() {
-  return reinterpret_cast<uint4*>(dynamic_shared<unsigned char>() + kBlockMemoryBytes);
-}
-
-__device__ __forceinline__ float* scratch_memory(const Run& run) {
-  return reinterpret_cast<float*>(ring_memory() + run.ring_units * run.geometry.slots * kThreads);
-}
-
-// The product of a phase, product_count for a phase without weights.
-__device__ __forceinline__ int product_of(Phase phase) {
-  switch (phase) {
-    case Phase::qkv:
-      return qkv;
-    case Phase::self_out:
-      return self_out;
-    case Phase::query:
-      return query;
-    case Phase::cross_out:
-      return cross_out;
-    case Phase::up_gate:
-      return up_gate;
-    case Phase::down:
-      return down;
-    case Phase::final:
-      return final;
-    default:
-      return product_count;
-  }
-}
-
-template <int kRowTiles>
-__device__ __forceinline__ void run_phase(const Worker<kRowTiles>& worker, Phase phase, const Position& at) {
-  switch (phase) {
-    case Phase::embed:
-      return embed(worker, at);
-    case Phase::qkv:
-      return project_qkv(worker, at);
-    case Phase::self_attention:
-      attend_to_chunk(worker, at);
-      return prefetch_ahead(worker, at);
-    case Phase::self_out:
-      return add_self_attended(worker, at);
-    case Phase::query:
-      return project_query(worker, at);
-    case Phase::cross_attention:
-      return attend_to_context(worker, at);
-    case Phase::cross_merge:
-      return merge_chunks(worker, at);
-    case Phase::cross_out:
-      return add_cross_attended(worker, at);
-    case Phase::up_gate:
-      return up_and_gate(worker, at);
-    case Phase::down:
-      return project_down(worker, at);
-    case Phase::down_sum:
-      return sum_down(worker, at);
-    case Phase::final:
-      return advance(worker, at.step);
-  }
-}
-
-// All Euler steps. Blocks wait for one another only through what they hand over, so all must run at once.
-template <int kRowTiles>
-__global__ void __launch_bounds__(kThreads, 1) flow_kernel(const __grid_constant__ Run parameters) {
-  BlockMemory& memory = block_memory(parameters);
-  const Run& run = memory.run;
-  const Geometry& geometry = run.geometry;
-  const int step_units = geometry.layers * memory.shares.layer_units + memory.shares.of[final].count;
-  WeightStream weights(run.weights + memory.shares.stream * geometry.slots * kThreads, step_units,
-                       static_cast<std::int64_t>(run.schedule.steps) * step_units, geometry.slots,
-                       run.ring_units, ring_memory());
-  const Worker<kRowTiles> worker = {run, weights, memory, scratch_memory(run)};
-  Position at = {0, 0};
-  Phase phase = Phase::embed;
-  while (at.step < run.schedule.steps) {
-    run_phase(worker, phase, at);
-    advance_phase(phase, at, geometry.layers);
-  }
-}
-
-// One phase. Its first weights are on their way before the grid ahead of it has ended.
-template <int kRowTiles>
-__global__ void __launch_bounds__(kThreads)
-    flow_phase_kernel(const __grid_constant__ Run parameters, Phase phase, Position at) {
-  let_next_grid_start();
-  BlockMemory& memory = block_memory(parameters);
-  const Run& run = memory.run;
-  const Geometry& geometry = run.geometry;
-  const int product = product_of(phase);
-  const Share share = product == product_count ? Share{} : memory.shares.of[product];
-  const int first_layer = product == final ? geometry.layers : at.layer;
-  const std::int64_t first_unit = memory.shares.stream +
-                                  static_cast<std::int64_t>(first_layer) * memory.shares.layer_units +
-                                  share.offset;
-  WeightStream weights(run.weights + first_unit * geometry.slots * kThreads, share.count, share.count,
-                       geometry.slots, run.ring_units, ring_memory());
-  const Worker<kRowTiles> worker = {run, weights, memory, scratch_memory(run)};
-  wait_for_previous_grid();
-  run_phase(worker, phase, at);
-}
 
 // Calls use(row tiles as a constant) with enough of them for T + 1 rows.
 template <class Use>
@@ -216,7 +90,7 @@ void check(const FlowShapes& shapes, const CudaFlowWeights& weights, int max_hor
   require(shapes.head_dim >= 2 && shapes.head_dim % 2 == 0 && shapes.head_dim <= kMaxCudaFlowHead,
           "an even head size between 2 and 128");
   require(shapes.heads * ((shapes.head_dim + kDepthTile - 1) / kDepthTile * kDepthTile) <= kMaxCudaFlowWidth,
-          "heads whose sizes, rounded up to 16, add up to at most 1024");
+          "heads whose sizes, rounded up to 16, add up to at most 768");
   require(shapes.inner >= 1 && shapes.inner <= kMaxFlowWidth, "an inner width between 1 and 65536");
   require(shapes.action_dim >= 1 && shapes.action_dim <= kMaxCudaFlowColumns,
           "between 1 and 64 action columns");
@@ -287,9 +161,6 @@ class CudaFlowPlan::State {
     }
     blocks_ = blocks == 0 ? multiprocessors : blocks;
     shared_bytes_ = static_cast<std::size_t>(flow::device_attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin));
-    shared_bytes_of_two_ =
-        static_cast<std::size_t>(flow::device_attribute(cudaDevAttrMaxSharedMemoryPerMultiprocessor)) / 2 -
-        kReservedShared;
     run_.geometry = flow::geometry_of(shapes, options, blocks_);
     require_room();
     pack(weights);
@@ -306,7 +177,7 @@ class CudaFlowPlan::State {
     const CudaFlowStatus status = check(context, schedule, sample);
     if (status != CudaFlowStatus::ok) return status;
     flow::Run run = run_of(context, schedule, sample);
-    const std::size_t shared_bytes = divide_shared(run, shared_bytes_, flow::kLongRing);
+    const std::size_t shared_bytes = divide_shared(run);
     if (forget(stream) != cudaSuccess) return CudaFlowStatus::cuda_failed;
     const cudaError_t launched = flow::with_row_tiles(sample.horizon, [&](auto row_tiles) {
       return launch(shape(shared_bytes, stream, /*cooperative=*/true, /*overlap_previous=*/false),
@@ -320,8 +191,7 @@ class CudaFlowPlan::State {
     const CudaFlowStatus status = check(context, schedule, sample);
     if (status != CudaFlowStatus::ok) return status;
     flow::Run run = run_of(context, schedule, sample);
-    // Two grids side by side, so that the second can ask for its weights while the first ends.
-    const std::size_t shared_bytes = divide_shared(run, shared_bytes_of_two_, flow::kShortRing);
+    const std::size_t shared_bytes = divide_shared(run);
     cudaError_t launched = forget(stream);
     flow::with_row_tiles(sample.horizon, [&](auto row_tiles) {
       flow::Position at = {0, 0};
@@ -338,8 +208,6 @@ class CudaFlowPlan::State {
   }
 
  private:
-  static constexpr std::size_t kReservedShared = 1024;  // of every resident block, by CUDA itself
-
   LaunchShape shape(std::size_t shared_bytes, cudaStream_t stream, bool cooperative,
                     bool overlap_previous) const {
     return {dim3(static_cast<unsigned>(blocks_)),
@@ -399,7 +267,7 @@ class CudaFlowPlan::State {
 
   // Sets the ring and the number of tiles finished together to what fits; returns the bytes for it. Tiles
   // come first up to two, then the ring, then more tiles.
-  std::size_t divide_shared(flow::Run& run, std::size_t limit, int longest_ring) const {
+  std::size_t divide_shared(flow::Run& run) const {
     const auto total = [&](int ring_units, int together) {
       return flow::kBlockMemoryBytes + flow::ring_bytes(run.geometry, ring_units) +
              scratch_bytes(run.sample.horizon, together);
@@ -407,10 +275,11 @@ class CudaFlowPlan::State {
     const int least = std::min(2, most_together_);
     run.ring_units = flow::kShortRing;
     for (const int ring_units : {flow::kMiddleRing, flow::kLongRing}) {
-      if (ring_units <= longest_ring && total(ring_units, least) <= limit) run.ring_units = ring_units;
+      if (total(ring_units, least) <= shared_bytes_) run.ring_units = ring_units;
     }
     run.together = 1;
-    while (run.together < most_together_ && total(run.ring_units, run.together + 1) <= limit) ++run.together;
+    while (run.together < most_together_ && total(run.ring_units, run.together + 1) <= shared_bytes_)
+      ++run.together;
     return total(run.ring_units, run.together);
   }
 
@@ -548,8 +417,7 @@ class CudaFlowPlan::State {
   const FlowShapes shapes_;
   const int max_horizon_;
   int blocks_ = 0;
-  std::size_t shared_bytes_ = 0;         // that a block can have
-  std::size_t shared_bytes_of_two_ = 0;  // that each of two resident blocks can have
+  std::size_t shared_bytes_ = 0;  // that a block can have
   int most_together_ = 1;
   flow::DeviceMemory memory_;
   flow::BlockShares* shares_ = nullptr;

@@ -33,7 +33,7 @@ const char* describe(CudaFlowStatus status);
 // Bounds of the CUDA loop, on top of those of flow.h; an even D is needed too.
 inline constexpr int kMaxCudaFlowHorizon = 79;
 inline constexpr int kMaxCudaFlowHead = 128;
-inline constexpr int kMaxCudaFlowWidth = 1024;  // of E, and of H times D rounded up to 16
+inline constexpr int kMaxCudaFlowWidth = 768;   // of E, and of H times D rounded up to 16
 inline constexpr int kMaxCudaFlowColumns = 64;  // of A
 
 struct CudaLinearView {
