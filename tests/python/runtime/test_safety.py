@@ -307,7 +307,7 @@ LOOP_IN_A_CHILD = """
 import sys, time, numpy as np
 from molmoact2_edge.control import ControlLoop, JointLimits, LoopbackPort, StopMonitor, Watchdogs
 row = np.ones(2)
-loop = ControlLoop(LoopbackPort([0.0, 0.0]), JointLimits(-90 * row, 90 * row, 60 * row, 300 * row, 40 * row),
+loop = ControlLoop(LoopbackPort([0.0, 0.0], 0.0), JointLimits(-90 * row, 90 * row, 60 * row, 300 * row, 40 * row),
                    rate_hz=100.0, watchdogs=Watchdogs(overruns_max=2, overrun_window_s=30.0))
 """
 
@@ -377,7 +377,7 @@ def test_a_stop_needs_no_python(tmp_path: Path) -> None:
     """Another process touches the file while this one's interpreter lock is held for more than a second."""
     row = np.ones(2)
     loop = ControlLoop(
-        LoopbackPort([0.0, 0.0]),
+        LoopbackPort([0.0, 0.0], 0.0),
         JointLimits(-90 * row, 90 * row, 60 * row, 300 * row, 40 * row),
         rate_hz=100.0,
     )
