@@ -129,7 +129,9 @@ def append(existing: Path, frames: int, episode: Path, fps: int, destination: Pa
     with av.open(str(destination), mode="w", format="mp4") as output:
         with av.open(str(existing)) as first:
             source = first.streams.video[0]
-            stream = output.add_stream_from_template(source, opaque=True)  # copies the codec's parameters as they are
+            stream = output.add_stream_from_template(
+                source, opaque=True
+            )  # copies the codec's parameters as they are
             time_base = source.time_base
             stream.time_base = time_base
             _copy(first, source, output, stream, 0)
