@@ -49,6 +49,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--no-normalize-language", action="store_true", help="take the instruction as it is")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--dtype", default="auto", help="float32, bfloat16 or auto (default)")
+    parser.add_argument(
+        "--execution", choices=("eager", "static", "graph"), default="eager",
+        help="graph: record the call as CUDA graphs, which pays from the second call on; static: the same kernels one "
+        "by one (default: eager, plain torch)",
+    )  # fmt: skip
     parser.add_argument("--offline", action="store_true", help="never touch the network")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.set_defaults(run=run)
@@ -63,7 +68,11 @@ def run(args: argparse.Namespace) -> int:
         from molmoact2_edge.policy import Policy
 
         policy = Policy.from_pretrained(
-            args.checkpoint, device=args.device, dtype=args.dtype, offline=args.offline
+            args.checkpoint,
+            device=args.device,
+            dtype=args.dtype,
+            execution=args.execution,
+            offline=args.offline,
         )
         if args.action_tokenizer is not None:
             policy.action_tokenizer = OpenFast.from_pretrained(args.action_tokenizer)

@@ -48,6 +48,17 @@ def expected(checkpoint: Path, image: Path, **changes: Any) -> Any:
     return policy.predict([frame], "pick up the cube", state, "so101_tiny", seed=3, num_steps=2, **changes)
 
 
+def test_another_execution_gives_the_same_actions(
+    reference: Path, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(*options(reference / "tiny-base", image), "--json", "--execution", "static") == 0
+    printed = json.loads(capsys.readouterr().out)
+    known = expected(reference / "tiny-base", image)
+    np.testing.assert_allclose(printed["actions"], known.actions, rtol=1e-4, atol=1e-4)
+    assert call(*options(reference / "tiny-base", image), "--execution", "graph") == 2
+    assert "needs a CUDA device" in capsys.readouterr().err
+
+
 def test_json_equals_the_policy(reference: Path, image: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert call(*options(reference / "tiny-base", image), "--json") == 0
     printed = json.loads(capsys.readouterr().out)
