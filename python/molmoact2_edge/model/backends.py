@@ -39,7 +39,9 @@ def integrator_for(model: MolmoAct2) -> Integrator:
     from molmoact2_edge._core import cuda
 
     try:
-        return CudaIntegrator(model, cuda)
+        # Torch hands over tensors of the current device only.
+        with torch.cuda.device(model.device):
+            return CudaIntegrator(model, cuda)
     except ValueError as error:
         return TorchIntegrator(model, f"the kernel refuses: {error}")
 

@@ -1,7 +1,7 @@
 """The expert's context in C++: projection, norms and depth gate of all layers in one call, float32 on the CPU.
 
-On two cores it takes 0.75 of torch's time at release shapes, where both are bound by the same products but torch
-copies the valid tokens and norms in passes of its own, and a third at those of a tiny checkpoint
+Both are bound by the same products at release shapes, but torch copies the valid tokens and norms in passes of its own:
+this takes about four fifths of its time there, and from a half to a third on a tiny checkpoint
 (``tools/bench/kernels.py --only context``).
 """
 

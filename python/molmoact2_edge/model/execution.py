@@ -148,14 +148,21 @@ class GraphExecution:
             self._pool = torch.cuda.graph_pool_handle()
             raise CaptureError(
                 f"could not record {key!r} as a CUDA graph on {torch.cuda.get_device_name(self._device)} with torch "
-                f"{torch.__version__}: {error}\nLoad the policy with execution='static' to run the same kernels one "
-                "by one, slower, or with execution='eager' for plain torch; recording needs torch 2.8 or newer"
+                f"{torch.__version__}: {_first(error)}\nRecording needs torch 2.8 or newer. Load the policy with "
+                "execution='static' to run the same kernels one by one, slower, or with execution='eager' for torch"
             ) from error
         self._note(recorder)
         return _Recording(graph, tuple(laps), stage)
 
     def _note(self, recorder: AttentionRecorder) -> None:
         self._attention |= recorder.chosen
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return what went wrong first: the end of a recording that failed raises on top of it, and says nothing."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def _no_lap(stage: str) -> None:

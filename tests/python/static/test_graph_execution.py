@@ -52,13 +52,20 @@ class PlayedCuda:
         assert (pool, capture_error_mode) == ("pool", "thread_local")
         self.asked.append("begin recording")
         self.recording = True
+        failed = False
         try:
             yield
             if self.refuses:
                 raise RuntimeError("operation not permitted when stream is capturing")
+        except RuntimeError:
+            failed = True
+            raise
         finally:
             self.recording = False
             self.asked.append("end recording")
+            if failed:
+                # As torch does: the end of the recording raises over what happened in it.
+                raise RuntimeError("operation failed due to a previous error during capture")
 
     def Stream(self) -> SimpleNamespace:  # noqa: N802
         return SimpleNamespace(synchronize=lambda: self.asked.append("wait for the stream"))
