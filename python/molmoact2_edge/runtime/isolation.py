@@ -13,7 +13,7 @@ from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.guide import ActionGuide
 from molmoact2_edge.runtime.policy_calls import PolicyLike
 from molmoact2_edge.runtime.policy_client import PolicyProcess, PolicyProcessSettings
-from molmoact2_edge.runtime.policy_process import warm_up
+from molmoact2_edge.runtime.warm_up import warm_up
 from molmoact2_edge.types import Image
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from typing import Any
 
 from molmoact2_edge.guide import ActionGuide
 from molmoact2_edge.runtime.policy_wire import ClosedError, FrameMemory, Message, receive, send
+from molmoact2_edge.runtime.warm_up import warm_up
 
 _PR_SET_PDEATHSIG = 1
 _OOM_SCORE = (
@@ -131,13 +132,6 @@ def _answer(policy: Any, frames: FrameMemory, request: Message) -> Message:
         "guide_clipped": getattr(prediction, "guide_clipped", None),
     }
     return Message(told, {"actions": prediction.actions})
-
-
-def warm_up(policy: Any, images: Any, task: str, state: Any, norm_tag: str | None, convention: str) -> float:
-    """Let a policy on a GPU record its calls ahead; returns the seconds it took, 0 where there is no GPU."""
-    if getattr(getattr(policy, "device", None), "type", "cpu") != "cuda":
-        return 0.0
-    return float(policy.warmup(images, task, state, norm_tag, convention=convention))
 
 
 def _failure(error: Exception, call: int) -> Message:

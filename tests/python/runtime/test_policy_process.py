@@ -273,3 +273,13 @@ def test_the_control_process_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_process_starts_without_a_word(reference: Path) -> None:
+    code = (
+        "from molmoact2_edge.runtime.policy_client import PolicyProcess, PolicyProcessSettings\n"
+        f"policy = PolicyProcess(PolicyProcessSettings({str(reference / 'tiny-base')!r}, 'cpu'), 1000)\n"
+        "policy.wait_ready()\npolicy.close()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
