@@ -30,3 +30,5 @@ for dtype in float32 bfloat16; do
 done
 # Random weights at release shapes, bf16: whole calls, state refresh, Think; graph, static and eager in turns.
 "$python" tools/bench/predict_shapes.py --device cuda --repeat 30 --out "$out/predict-shapes-cuda.json"
+# Each kernel beside plain torch and its floor, from events.
+"$python" tools/bench/kernels.py --device cuda --out "$out/kernels-cuda.json"

@@ -58,15 +58,19 @@ class Pair:
         inputs = network_inputs(prepared.images, prepared.prompt)
         return replace(self, ours=Policy(self.ours.model, processor), peer_processor=fixed_processor(inputs))
 
-    def run_ours(self, call: Observation, cache: DepthCache | None) -> Prediction:
-        horizon = self.ours.processor.embodiment(call.norm_tag).action_horizon
+    def noise(self, call: Observation) -> Array:
+        """Return the noise that the peer will draw inside its own call, so that both integrate from the same."""
+        return self.peer.noise(self.ours.processor.embodiment(call.norm_tag).action_horizon, self.seed)
+
+    def run_ours(self, call: Observation, cache: DepthCache | None, noise: Array | None = None) -> Prediction:
+        """One whole call; ``noise``: drawn ahead, so that imitating the peer's generator costs us nothing."""
         return self.ours.predict(
             call.images,
             call.task,
             call.state,
             call.norm_tag,
             num_steps=call.num_steps,
-            noise=self.peer.noise(horizon, self.seed),
+            noise=self.noise(call) if noise is None else noise,
             think=call.think,
             depth_cache=cache,
         )
@@ -89,8 +93,9 @@ class Pair:
 
     def sides(self, call: Observation, caches: DepthCaches) -> dict[str, Callable[[], object]]:
         """Return what there is to time: ours, the peer's eager mode and, on CUDA, the peer with its graphs."""
+        noise = self.noise(call)
         sides: dict[str, Callable[[], object]] = {
-            "ours": lambda: self.run_ours(call, caches.ours),
+            "ours": lambda: self.run_ours(call, caches.ours, noise),
             "peer_eager": lambda: self.run_peer(call, caches.peer, cuda_graph=False),
         }
         if self.peer.device.type == "cuda":

@@ -47,17 +47,16 @@ from predict import inputs as case_inputs
 from predict import summary
 from random_network import (
     NORM_TAG,
-    PreparedProcessor,
     RandomWeights,
     complete_config,
     norm_stats,
-    processor_config,
+    prepared_processor,
     random_observation,
     with_changed_cells,
 )
 
 from molmoact2_edge import Policy, build_config
-from molmoact2_edge.checkpoint import Checkpoint, ModelConfig, NormStats
+from molmoact2_edge.checkpoint import Checkpoint, ModelConfig
 from molmoact2_edge.devices import resolve_device, resolve_dtype
 from molmoact2_edge.machine import machine_facts
 from molmoact2_edge.model.layout import Part, random_source
@@ -136,15 +135,15 @@ def random_pair(values: dict[str, Any], arguments: argparse.Namespace) -> tuple[
     prepared = random_observation(
         config, cameras=arguments.cameras, text_tokens=arguments.text_tokens, think=think, seed=arguments.seed
     )
-    processor = PreparedProcessor(
-        config,
-        processor_config(config),
-        NormStats.from_json(stats, default_horizon=config.max_action_horizon),
-        prepared,
-    )
+    model = MolmoAct2(source, config, device)
+    if device.type == "cpu" and dtype == torch.float32:
+        # As for a checkpoint that is loaded.
+        assert model.expert is not None
+        model.expert.compile()
+        model.compile_context()
     pair = Pair(
         arguments.shapes.stem,
-        Policy(MolmoAct2(source, config, device), processor),
+        Policy(model, prepared_processor(config, prepared, arguments.action_dim)),
         Peer(find_folder(arguments.peer), completed, stats, weights, dtype=dtype, device=device),
         fixed_processor(network_inputs(prepared.images, prepared.prompt)),
         arguments.seed,
@@ -206,7 +205,8 @@ def measure(pair: Pair, call: Observation, arguments: argparse.Namespace) -> dic
         name: summary(seconds)
         for name, seconds in alternate(sides, arguments.repeat, pair.peer.synchronize).items()
     }
-    our_stages = [pair.run_ours(call, caches.ours).timing for _ in range(STAGE_CALLS)]
+    noise = pair.noise(call)
+    our_stages = [pair.run_ours(call, caches.ours, noise).timing for _ in range(STAGE_CALLS)]
     peer_stages = []
     for _ in range(STAGE_CALLS):
         with pair.peer.stage_clock() as stages:
@@ -219,6 +219,7 @@ def measure(pair: Pair, call: Observation, arguments: argparse.Namespace) -> dic
         "think": call.think,
         "device": str(pair.peer.device),
         "dtype": str(pair.peer.dtype).removeprefix("torch."),
+        "our_backends": pair.ours.backends,
         "peer_attention": pair.peer.attention(),
         "agreement": agreement,
         "sides": timed,

@@ -308,6 +308,79 @@ CASE("whatever does not decode says why and leaves the chunk alone") {
   CHECK_EQ(status({1, 2, 3, 4}), OpenFastStatus::ok);
 }
 
+CASE("decoding many characters at once says and gives what one byte after the other does") {
+  const std::vector<std::pair<std::string, std::string>> merges{
+      {"@", "@"},       {"@@", "@@"},  {"@@@@", "@@@@"},         {"@", "A"},
+      {"\xC3", "\xA9"}, {"\xC3", "@"}, {"@@@@@@@@", "@@@@@@@@"}, {"\xF0", "\x9F"}};
+  const ByteLevelBpe bpe(byte_tables(merges, false));
+  const std::int32_t min_token = -'@';  // the character of zero, which most coefficients are
+  const OpenFastCodec codec(ByteLevelBpe(byte_tables(merges, false)), 2.0, min_token);
+  const int steps = 9;
+  const int dims = 5;
+  constexpr std::size_t kCount = 45;
+  const auto serial = [&](const std::vector<std::int64_t>& tokens, std::vector<double>& coefficients) {
+    Utf8Decoder utf8;
+    for (const std::int64_t token : tokens) {
+      if (token < 0 || token >= bpe.vocabulary_size()) return OpenFastStatus::token_out_of_range;
+      for (const char byte : bpe.bytes_of(static_cast<std::int32_t>(token))) {
+        const Utf8Decoder::Step step = utf8.feed(static_cast<std::uint8_t>(byte));
+        if (step == Utf8Decoder::Step::invalid) return OpenFastStatus::not_text;
+        if (step == Utf8Decoder::Step::needs_more) continue;
+        if (utf8.code_point() == 0xFFFD) return OpenFastStatus::not_text;
+        if (coefficients.size() == kCount) return OpenFastStatus::coefficient_count;
+        coefficients.push_back((static_cast<double>(utf8.code_point()) + min_token) / 2.0);
+      }
+    }
+    if (!utf8.complete()) return OpenFastStatus::not_text;
+    return coefficients.size() == kCount ? OpenFastStatus::ok : OpenFastStatus::coefficient_count;
+  };
+  std::minstd_rand generator(19);
+  std::array<int, 7> seen{};
+  for (int round = 0; round < 4000; ++round) {
+    std::vector<std::int64_t> tokens;
+    std::size_t characters = 0;
+    const std::size_t wanted = kCount + (round % 5 == 0 ? generator() % 3 : 0);
+    while (characters < wanted) {
+      std::int64_t token = static_cast<std::int64_t>(generator() % 0x80);
+      switch (generator() % 8) {
+        case 0:
+          token = round % 2 == 0 ? static_cast<std::int64_t>(generator() % 270) - 2 : 260;
+          break;
+        case 1:
+        case 2:
+          token = 256 + static_cast<std::int64_t>(generator() % 5);
+          break;
+        default:
+          break;
+      }
+      if (token >= 0 && token < bpe.vocabulary_size()) {
+        const std::size_t length = token == 260 ? 1 : bpe.bytes_of(static_cast<std::int32_t>(token)).size();
+        if (characters + length > wanted && round % 3 != 0) continue;
+        characters += length;
+      } else {
+        ++characters;
+      }
+      tokens.push_back(token);
+    }
+    std::vector<double> coefficients;
+    const OpenFastStatus expected = serial(tokens, coefficients);
+    std::vector<double> chunk(kCount, 7.0);
+    CHECK_EQ(codec.decode(tokens, steps, dims, chunk.data()), expected);
+    ++seen[static_cast<std::size_t>(expected)];
+    if (expected != OpenFastStatus::ok) {
+      CHECK(chunk == std::vector<double>(chunk.size(), 7.0));
+      continue;
+    }
+    std::vector<double> back(chunk.size());
+    DctBasis(steps).forward(chunk.data(), dims, back.data());
+    for (std::size_t i = 0; i < back.size(); ++i) CHECK_NEAR(back[i], coefficients[i], 1e-12);
+  }
+  for (const OpenFastStatus status : {OpenFastStatus::ok, OpenFastStatus::token_out_of_range,
+                                      OpenFastStatus::not_text, OpenFastStatus::coefficient_count}) {
+    CHECK(seen[static_cast<std::size_t>(status)] > 20);
+  }
+}
+
 CASE("a chunk that cannot be encoded says why and gives no tokens") {
   const OpenFastCodec codec = plain_codec(10.0, 0);
   Ids tokens{1, 2, 3};

@@ -1,0 +1,1 @@
+"""What `tools/bench/kernels.py` compares, one module per kernel."""
