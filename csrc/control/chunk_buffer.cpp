@@ -110,8 +110,8 @@ void ChunkBuffer::take_arrival(std::int64_t step, ChunkInfo& info) noexcept {
   if ((middle_.load(std::memory_order_relaxed) & kFresh) == 0) {
     return;
   }
-  // A step that is asked for again was not executed. A chunk that cannot be executed, because it is not finite
-  // or jumps, must not keep out every other one for ever.
+  // A step that is asked for again was not executed. A chunk that cannot be executed, because it is not
+  // finite or jumps, must not keep out every other one for ever.
   const bool goes_on = has_current_ && covers(slots_[current_], step) && step != last_step_;
   if (options_.mode == SpliceMode::sync && goes_on) {
     return;

@@ -33,7 +33,7 @@ JerkFilter::JerkFilter(const JointLimits& limits, double period_s) : joint_count
 }
 
 void JerkFilter::reset(const JointVector& pose) noexcept {
-  std::fill(past_.begin(), past_.end(), pose);
+  std::ranges::fill(past_, pose);
   still_ = longest_;
 }
 

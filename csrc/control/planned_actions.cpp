@@ -20,11 +20,8 @@ std::uint64_t PlannedActions::push(ChunkBuffer& buffer, const double* actions, s
   // The oldest makes room, but never the one in execution: a policy that is refused again and again would
   // otherwise lose what it has to continue.
   const std::uint64_t executing = executing_.load(std::memory_order_acquire);
-  Kept& oldest = *std::min_element(kept_.begin(), kept_.end(), [executing](const Kept& a, const Kept& b) {
-    const auto age = [executing](const Kept& kept) {
-      return kept.number == executing && executing != 0 ? UINT64_MAX : kept.number;
-    };
-    return age(a) < age(b);
+  Kept& oldest = *std::ranges::min_element(kept_, {}, [executing](const Kept& kept) {
+    return kept.number == executing && executing != 0 ? UINT64_MAX : kept.number;
   });
   std::copy(actions, actions + rows * options_.action_dim, oldest.actions.begin());
   oldest.rows = rows;
@@ -37,7 +34,7 @@ std::size_t PlannedActions::read(std::uint32_t run, std::int64_t step, std::size
                                  double* planned) const {
   const std::scoped_lock lock(mutex_);
   const std::uint64_t executing = executing_.load(std::memory_order_acquire);
-  const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Kept& kept) {
+  const auto* const found = std::ranges::find_if(kept_, [&](const Kept& kept) {
     return executing != 0 && kept.number == executing && kept.origin.run == run;
   });
   if (found == kept_.end() || step < found->origin.observed_step) {

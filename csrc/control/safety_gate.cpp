@@ -69,7 +69,7 @@ std::string check(const JointLimits& limits) {
 }
 
 std::string check(const JointLimits& limits, double period_s) {
-  const std::string wrong = check(limits);
+  std::string wrong = check(limits);
   for (std::size_t i = 0; wrong.empty() && i < limits.joint_count; ++i) {
     const std::size_t window = JerkFilter::window(limits, i, period_s);
     if (window > JerkFilter::kMaxWindow) {

@@ -123,7 +123,7 @@ void StopMonitor::open_unix_socket(const std::string& path) {
                                 std::to_string(sizeof(address.sun_path) - 1) + " bytes, got '" + path + "'");
   }
   address.sun_family = AF_UNIX;
-  std::copy(path.begin(), path.end(), address.sun_path);
+  std::ranges::copy(path, std::begin(address.sun_path));
   listener_.reset(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (listener_.get() < 0) {
     refuse("no socket for unix:" + path);
@@ -255,8 +255,8 @@ void StopMonitor::accept_client() noexcept {
   if (accepted < 0) {
     return;
   }
-  const auto free = std::find_if(clients_.begin(), clients_.end(),
-                                 [](const Descriptor& client) { return client.get() < 0; });
+  auto* const free =
+      std::ranges::find_if(clients_, [](const Descriptor& client) { return client.get() < 0; });
   // Clients that connect and say nothing must not keep out one that wants to stop the arm.
   (free == clients_.end() ? clients_.front() : *free).reset(accepted);
 }

@@ -38,8 +38,10 @@ struct StopSources {
   // A terminal: any key stops. Its line editing and echo are off until the monitor ends. -1, a file, or a
   // terminal of which this process is not in the foreground: no key.
   int key = -1;
-  std::string file{};    // stops when it exists; empty: none. Its directory must exist.
-  std::string socket{};  // "unix:PATH" or "tcp:PORT" (127.0.0.1, 0: any free one); empty: none
+  // Stops when it exists; empty: none. Its directory must exist.
+  std::string file{};  // NOLINT(readability-redundant-member-init): GCC wants it for designated initializers
+  // "unix:PATH" or "tcp:PORT" (127.0.0.1, 0: any free one); empty: none.
+  std::string socket{};  // NOLINT(readability-redundant-member-init): likewise
 };
 
 class StopMonitor {

@@ -10,7 +10,9 @@ namespace {
 std::string check(const MotorLevels& levels, std::size_t joint_count, const std::string& what) {
   for (std::size_t i = 0; i < joint_count; ++i) {
     if (!(levels.warn[i] > 0.0 && levels.limit[i] >= levels.warn[i])) {
-      return what + "_warn of joint " + std::to_string(i) + " must be above 0 and at most " + what + "_limit";
+      std::string wrong = what;
+      wrong.append("_warn of joint ").append(std::to_string(i));
+      return wrong.append(" must be above 0 and at most ").append(what).append("_limit");
     }
   }
   if (!(levels.hysteresis >= 0.0) || !std::isfinite(levels.hysteresis) || levels.duration < 0) {
@@ -117,8 +119,7 @@ Verdict Watchdogs::judge(const WatchdogInput& input) noexcept {
   }
   if (measured.has_currents) {
     JointVector magnitudes = measured.currents;
-    std::transform(magnitudes.begin(), magnitudes.end(), magnitudes.begin(),
-                   [](double amperes) { return std::abs(amperes); });
+    std::ranges::transform(magnitudes, magnitudes.begin(), [](double amperes) { return std::abs(amperes); });
     current = judge_motors(options_.current, current_, magnitudes, input.now);
   }
   const bool overruns = overruns_repeated(input.now);
@@ -142,8 +143,7 @@ Verdict Watchdogs::judge(const WatchdogInput& input) noexcept {
       {current.high, Reason::current_high},
   }};
   const auto first = [](const auto& conditions) {
-    const auto found =
-        std::find_if(conditions.begin(), conditions.end(), [](const auto& each) { return each.first; });
+    const auto found = std::ranges::find_if(conditions, [](const auto& each) { return each.first; });
     return found == conditions.end() ? Reason::none : found->second;
   };
   return {first(faults), first(holds)};
