@@ -12,7 +12,7 @@ import torch
 from static.replay import ReplayedExecution
 from torch import Tensor
 
-from molmoact2_edge import Policy
+from molmoact2_edge import Policy, build_config
 from molmoact2_edge._core import kernels
 from molmoact2_edge.model.integrator import TorchIntegrator
 from molmoact2_edge.model.operators import TorchOperators
@@ -128,3 +128,15 @@ def test_another_size_of_frame_is_another_setting(
         policy.predict([RNG.integers(0, 256, (*size, 3), dtype=np.uint8)], **options)
     assert seen[0] == seen[2]
     assert seen[0] != seen[1]
+
+
+@pytest.mark.skipif(not build_config()["cuda"], reason="built without CUDA")
+def test_the_door_to_the_kernel_refuses_what_it_cannot_read() -> None:
+    from molmoact2_edge._core import cuda
+
+    frame, patches = torch.zeros(28, 28, 3, dtype=torch.uint8), torch.zeros(4, 588)
+    window: dict[str, Any] = {"size": (28, 28), "origin": (0, 0), "patch": 14, "stream": 0}
+    with pytest.raises(TypeError, match="image must be on a CUDA device"):
+        cuda.resize_to_patches(frame, patches, grid=(2, 2), **window)
+    with pytest.raises(ValueError, match="grid must be at least"):
+        cuda.resize_to_patches(frame, patches, grid=(0, 2), **window)
