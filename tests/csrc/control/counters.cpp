@@ -67,7 +67,9 @@ using molmoact2::control::note_allocation;
 using molmoact2::control::note_lock;
 using molmoact2::control::original;
 
-// dlsym() itself allocates, so memory goes straight to glibc's names for it.
+// dlsym() itself allocates, so memory goes straight to glibc's names for it. All names here are glibc's.
+// NOLINTBEGIN(*-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp,readability-identifier-naming)
+// NOLINTBEGIN(readability-inconsistent-declaration-parameter-name)
 extern "C" {
 
 void* __libc_malloc(std::size_t size);
@@ -133,5 +135,7 @@ long syscall(long number, ...) {
 }
 
 }  // extern "C"
+// NOLINTEND(readability-inconsistent-declaration-parameter-name)
+// NOLINTEND(*-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp,readability-identifier-naming)
 
 #endif

@@ -157,6 +157,7 @@ CASE("a socket's file from a process that died is taken over, one in use is refu
     address.sun_family = AF_UNIX;
     path.copy(address.sun_path, sizeof(address.sun_path) - 1);
     const Descriptor dead(::socket(AF_UNIX, SOCK_STREAM, 0));
+    REQUIRE(dead.get() >= 0);
     CHECK(::bind(dead.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0);
   }
   const Watched watched({.socket = "unix:" + path});
