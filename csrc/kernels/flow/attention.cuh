@@ -71,7 +71,7 @@ __device__ __forceinline__ void fetch_rows(const std::uint32_t* words, int row_w
   const int loads = rows * row_loads;
   const auto source = [&](int load) { return words + load / row_loads * row_words + load % row_loads * 4; };
   for (int first = thread_index(); first < loads; first += kAhead * kThreads) {
-    uint4 found[kAhead];
+    uint4 found[kAhead] = {};
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
       if (first + i * kThreads < loads) found[i] = load_relaxed_16(source(first + i * kThreads));

@@ -187,8 +187,8 @@ __device__ __forceinline__ void merge_chunks(const Worker<kRowTiles>& worker, co
     const int row = column / geometry.padded_head * kRows + pair.row;
     const int chunk_rows = geometry.heads * kRows;
     for (int first = 0; first < used; first += kAhead) {
-      uint2 parts[kAhead];
-      uint2 stats[kAhead];
+      uint2 parts[kAhead] = {};
+      uint2 stats[kAhead] = {};
       const std::uint32_t* const part = run.handed.partial +
                                         (first * chunk_rows + row) * geometry.padded_head +
                                         column % geometry.padded_head;

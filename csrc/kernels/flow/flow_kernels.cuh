@@ -109,12 +109,12 @@ __global__ void __launch_bounds__(kThreads, 1) flow_kernel(const __grid_constant
   WeightStream weights(run.weights + memory.shares.stream * geometry.slots * kThreads, step_units,
                        static_cast<std::int64_t>(run.schedule.steps) * step_units, geometry.slots,
                        run.ring_units, ring_memory());
-  const Worker<kRowTiles> worker = {run, weights, memory, scratch_memory(run)};
   Position at = {0, 0};
   Phase phase = Phase::embed;
   while (at.step < run.schedule.steps) {
+    const Worker<kRowTiles> worker = {run, weights, memory, scratch_memory(run)};
     run_phase(worker, phase, at);
-    advance_phase(phase, at, geometry.layers);
+    advance_phase(phase, at, run.geometry.layers);
   }
 }
 

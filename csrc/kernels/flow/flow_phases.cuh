@@ -264,7 +264,7 @@ __device__ __forceinline__ void sum_down(const Worker<kRowTiles>& worker, const 
     const int stride = 2 * run.geometry.width_tiles * kPairs;
     float2 sum = make_float2(0.0F, 0.0F);
     for (int first = 0; first < run.geometry.splits; first += kAhead) {
-      uint2 parts[kAhead];
+      uint2 parts[kAhead] = {};
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
         if (first + i < run.geometry.splits) parts[i] = load_relaxed_8(words + (first + i) * stride);

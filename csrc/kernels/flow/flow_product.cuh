@@ -51,7 +51,7 @@ __device__ __forceinline__ void sum_squares(const Worker<kRowTiles>& worker, con
     const bool holds_step = row < worker.run.sample.horizon;
     const int count = holds_step ? loads : 0;
     const std::uint32_t* const words = operand.squares + row * geometry.width_tiles;
-    uint2 found[kMaxLoads];
+    uint2 found[kMaxLoads] = {};
 #pragma unroll
     for (int i = 0; i < kMaxLoads; ++i) {
       const int load = sharer + i * kSharers;
