@@ -160,14 +160,6 @@ __device__ __forceinline__ void prefetch_l2(const void* global) {
   asm volatile("prefetch.global.L2 [%0];" ::"l"(global));
 }
 
-// threadIdx.x, read anew by every call: what is computed from it is computed where it is used, instead of
-// ahead of a long loop whose registers it would then fill.
-__device__ __forceinline__ int reread_thread_index() {
-  int index = 0;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(index));
-  return index;
-}
-
 // For a loop that waits for other threads and need not react at once.
 __device__ __forceinline__ void pause() { __nanosleep(64); }
 

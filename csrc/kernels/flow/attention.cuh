@@ -70,7 +70,7 @@ __device__ __forceinline__ void fetch_rows(const std::uint32_t* words, int row_w
   const int row_loads = padded_head / kBf16PerLoad;
   const int loads = rows * row_loads;
   const auto source = [&](int load) { return words + load / row_loads * row_words + load % row_loads * 4; };
-  for (int first = thread_index(); first < loads; first += kAhead * kThreads) {
+  for (int first = static_cast<int>(threadIdx.x); first < loads; first += kAhead * kThreads) {
     uint4 found[kAhead] = {};
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
@@ -98,8 +98,8 @@ __device__ __forceinline__ void norm_and_rotate(const Run& run, std::uint16_t* r
   if (!options.qk_norm && !rotates) return;
   const int size = geometry.head_dim;
   const int half = size / 2;
-  const int sharer = thread_index() % kRowSharers;
-  for (int row = thread_index() / kRowSharers; row < count; row += kThreads / kRowSharers) {
+  const int sharer = static_cast<int>(threadIdx.x) % kRowSharers;
+  for (int row = static_cast<int>(threadIdx.x) / kRowSharers; row < count; row += kThreads / kRowSharers) {
     std::uint16_t* const x = rows + row * stride;
     float factor = 1.0F;
     if (options.qk_norm) {
@@ -129,7 +129,7 @@ struct Attention {
   float attended[kMaxTiles][4] = {};  // tiles warp, warp + kWarps, ... of (row tiles, column tiles of a head)
 
   __device__ Attention(const Run& run_of, const AttentionMemory& memory_of) : run(run_of), memory(memory_of) {
-    for (int row = thread_index(); row < kRows; row += kThreads) {
+    for (int row = static_cast<int>(threadIdx.x); row < kRows; row += kThreads) {
       memory.maximum[row] = -INFINITY;
       memory.sum[row] = 0.0F;
     }
@@ -193,8 +193,8 @@ struct Attention {
 
   __device__ __forceinline__ void weigh_tile() const {
     constexpr int kMine = kTokenTile / kRowSharers;
-    const int sharer = thread_index() % kRowSharers;
-    for (int row = thread_index() / kRowSharers; row < kRows; row += kThreads / kRowSharers) {
+    const int sharer = static_cast<int>(threadIdx.x) % kRowSharers;
+    for (int row = static_cast<int>(threadIdx.x) / kRowSharers; row < kRows; row += kThreads / kRowSharers) {
       const float* const score = memory.score + row * kScoreStride + sharer * kMine;
       const float before = memory.maximum[row];
       float most = before;

@@ -33,7 +33,8 @@ __device__ __forceinline__ void attend_to_chunk(const Worker<kRowTiles>& worker,
       const int rows = min(kTokenTile, kRows - first);
       fetch(1, first, rows, memory.key);
       fetch(2, first, rows, memory.value);
-      for (int i = rows * memory.stride + thread_index(); i < kTokenTile * memory.stride; i += kThreads) {
+      for (int i = rows * memory.stride + static_cast<int>(threadIdx.x); i < kTokenTile * memory.stride;
+           i += kThreads) {
         memory.key[i] = 0;
         memory.value[i] = 0;
       }
@@ -77,7 +78,7 @@ class ContextTile {
     const int loads = run.geometry.padded_head / kBf16PerLoad;
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
-      const int load = thread_index() + i * kThreads;
+      const int load = static_cast<int>(threadIdx.x) + i * kThreads;
       const int token = first_token + load / loads % kTokenTile;
       pieces_[i] = {0, 0, 0, 0};
       if (load < 2 * kTokenTile * loads && token < end_token) {
@@ -93,7 +94,7 @@ class ContextTile {
     const int loads = run.geometry.padded_head / kBf16PerLoad;
 #pragma unroll
     for (int i = 0; i < kLoads; ++i) {
-      const int load = thread_index() + i * kThreads;
+      const int load = static_cast<int>(threadIdx.x) + i * kThreads;
       if (load < 2 * kTokenTile * loads) {
         std::uint16_t* const to = load < kTokenTile * loads ? memory.key : memory.value;
         *reinterpret_cast<uint4*>(to + load / loads % kTokenTile * memory.stride +
@@ -156,7 +157,7 @@ __device__ __forceinline__ void attend_to_context(const Worker<kRowTiles>& worke
       store_relaxed_8(run.handed.partial + (first_row + row) * geometry.padded_head + column,
                       make_uint2(marked_float(first, mark), marked_float(second, mark)));
     });
-    for (int row = thread_index(); row < run.sample.horizon; row += kThreads) {
+    for (int row = static_cast<int>(threadIdx.x); row < run.sample.horizon; row += kThreads) {
       store_relaxed_8(
           run.handed.partial_stats + (first_row + row) * 2,
           make_uint2(marked_float(memory.maximum[row], mark), marked_float(memory.sum[row], mark)));
@@ -177,7 +178,8 @@ __device__ __forceinline__ void merge_chunks(const Worker<kRowTiles>& worker, co
   const ContextChunks chunks(run);
   const int units = geometry.head_tiles * kPairs;
   const int stride = static_cast<int>(gridDim.x) * kThreads;
-  for (int unit = static_cast<int>(blockIdx.x) * kThreads + thread_index(); unit < units; unit += stride) {
+  for (int unit = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x); unit < units;
+       unit += stride) {
     const Pair pair = Pair::of(unit % kPairs);
     const int column = unit / kPairs * kColumnTile + pair.column;
     float2 attended = make_float2(0.0F, 0.0F);
@@ -237,7 +239,7 @@ __device__ __forceinline__ void prefetch_ahead(const Worker<kRowTiles>& worker, 
   constexpr int kLine = 128;
   const Run& run = worker.run;
   const Geometry& geometry = run.geometry;
-  const int thread = static_cast<int>(blockIdx.x) * kThreads + thread_index();
+  const int thread = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
   const int threads = static_cast<int>(gridDim.x) * kThreads;
   const auto prefetch = [&](const void* from, std::int64_t bytes) {
     for (std::int64_t i = static_cast<std::int64_t>(thread) * kLine; i < bytes;

@@ -88,7 +88,7 @@ template <int kRowTiles, class Work>
 __device__ __forceinline__ void for_own_pairs(const Worker<kRowTiles>& worker, const Work& work) {
   constexpr int kPairs = Worker<kRowTiles>::kPairs;
   const Share own = worker.memory.shares.of[self_out];
-  for (int i = thread_index(); i < own.count * kPairs; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < own.count * kPairs; i += kThreads) {
     work(own.first + i / kPairs, i % kPairs);
   }
 }
@@ -99,7 +99,7 @@ __device__ __forceinline__ void embed(const Worker<kRowTiles>& worker, const Pos
   if (worker.memory.shares.of[self_out].count == 0) return;
   const int columns = run.geometry.action_dim;
   const int count = run.sample.horizon * columns;
-  for (int i = thread_index(); i < count; i += kThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
     if (at.step == 0) {
       worker.scratch[i] = i % columns < run.sample.valid_columns ? run.sample.noise[i] : 0.0F;
     } else {

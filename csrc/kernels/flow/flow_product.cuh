@@ -46,8 +46,9 @@ __device__ __forceinline__ void sum_squares(const Worker<kRowTiles>& worker, con
   constexpr int kMaxLoads = kMaxCudaFlowWidth / kColumnTile / 2 / kSharers;
   const Geometry& geometry = worker.run.geometry;
   const int loads = geometry.width_tiles / 2;
-  const int sharer = thread_index() % kSharers;
-  for (int row = thread_index() / kSharers; row < Worker<kRowTiles>::kRows; row += kThreads / kSharers) {
+  const int sharer = static_cast<int>(threadIdx.x) % kSharers;
+  for (int row = static_cast<int>(threadIdx.x) / kSharers; row < Worker<kRowTiles>::kRows;
+       row += kThreads / kSharers) {
     const bool holds_step = row < worker.run.sample.horizon;
     const int count = holds_step ? loads : 0;
     const std::uint32_t* const words = operand.squares + row * geometry.width_tiles;
@@ -200,7 +201,7 @@ __device__ __forceinline__ void multiply(const Worker<kRowTiles>& worker, Produc
   const int slots = worker.run.geometry.slots;
   const int end = share.first + share.count;
   const auto fetch_constants = [&](int tile, int count) {
-    for (int i = thread_index(); i < kConstants * count * kColumnTile; i += kThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < kConstants * count * kColumnTile; i += kThreads) {
       const int which = i / (count * kColumnTile);
       const int column = i % (count * kColumnTile);
       memory.constants[which][column] = constant(which, tile * kColumnTile + column);
@@ -220,7 +221,7 @@ __device__ __forceinline__ void multiply(const Worker<kRowTiles>& worker, Produc
         multiply_tile(worker, fragments, slots, partial + (i * kWarps + warp_index()) * kPairs);
       }
       __syncthreads();
-      for (int i = thread_index(); i < count * kPairs; i += kThreads) {
+      for (int i = static_cast<int>(threadIdx.x); i < count * kPairs; i += kThreads) {
         const int number = i % kPairs;
         const Pair pair = Pair::of(number);
         const float2* const from = partial + i / kPairs * kWarps * kPairs;

@@ -14,16 +14,10 @@
 
 #include <cstdint>
 
-#include "kernels/device/ptx.cuh"
 #include "kernels/device/warp.cuh"
 #include "kernels/flow/flow_cuda.h"
 
 namespace molmoact2::kernels::flow {
-
-// A thread of a phase. The phases stand in one loop, see reread_thread_index().
-__device__ __forceinline__ int thread_index() { return reread_thread_index(); }
-__device__ __forceinline__ int lane_index() { return thread_index() % kWarpLanes; }
-__device__ __forceinline__ int warp_index() { return thread_index() / kWarpLanes; }
 
 inline constexpr int kThreads = 256;
 inline constexpr int kWarps = kThreads / kWarpLanes;

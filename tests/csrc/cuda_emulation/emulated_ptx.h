@@ -95,7 +95,6 @@ inline uint4 load_streaming_16(const void* global, Where where = Where::current(
   return *static_cast<const uint4*>(global);
 }
 inline void prefetch_l2(const void*) {}
-inline int reread_thread_index() { return static_cast<int>(threadIdx.x); }
 inline void pause() { cuda_emulation::running_block->poll(); }
 // Grids never overlap here.
 inline void wait_for_previous_grid() {}
