@@ -27,7 +27,15 @@ _HOME = {
     "depth_update_mask": "depth",
 }
 
-__all__ = ["ActionGuide", "DepthCache", "OpenFast", "Policy", "Prediction", "build_config", "depth_update_mask"]
+__all__ = [
+    "ActionGuide",
+    "DepthCache",
+    "OpenFast",
+    "Policy",
+    "Prediction",
+    "build_config",
+    "depth_update_mask",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -1,0 +1,7 @@
+"""``python -m molmoact2_edge`` is the command ``molmoact2-edge``."""
+
+import sys
+
+from molmoact2_edge.cli import main
+
+sys.exit(main())
