@@ -14,8 +14,8 @@ namespace molmoact2::kernels {
 inline constexpr std::size_t kDefaultSharedBytes = 48 * 1024;
 
 struct LaunchShape {
-  dim3 grid = {};
-  dim3 block = {};
+  dim3 grid;
+  dim3 block;
   std::size_t shared_bytes = 0;  // dynamic shared memory of a block
   cudaStream_t stream = nullptr;
   bool cooperative = false;  // all blocks run at once, or the launch fails: what a GridBarrier needs

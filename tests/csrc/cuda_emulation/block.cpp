@@ -230,7 +230,8 @@ DeviceThread* Block::take_ready() {
   const bool stay = order_ == Order::one_warp_ahead && ready_lanes_[last_warp_] != 0;
   const unsigned warp = stay ? last_warp_ : choose(ready_warps_);
   const unsigned lane = choose(ready_lanes_[warp]);
-  ready_lanes_[warp] &= ~(1U << lane);
+  // A warp counts as ready only while a lane of it is.
+  ready_lanes_[warp] &= ~(1U << lane);  // NOLINT(clang-analyzer-core.BitwiseShift)
   if (ready_lanes_[warp] == 0) ready_warps_ &= ~(1U << warp);
   last_warp_ = warp;
   return threads_[warp * kWarpSize + lane].get();

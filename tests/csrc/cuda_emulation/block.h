@@ -126,7 +126,7 @@ class Block {
   Context& turn_to(DeviceThread* thread);
   unsigned choose(unsigned mask);
   // The running thread waits from now on ...
-  void begin_wait(DeviceThread::State state, const char* what, std::source_location where);
+  static void begin_wait(DeviceThread::State state, const char* what, std::source_location where);
   // ... and someone goes on: itself, if it was made ready again and its turn comes.
   void give_way();
   // Returns in the next thread where that takes over the stack, else never.

@@ -82,6 +82,7 @@ enum cudaFuncAttribute {
 };
 
 enum cudaLaunchAttributeID {
+  cudaLaunchAttributeIgnore = 0,
   cudaLaunchAttributeCooperative = 2,
   cudaLaunchAttributeProgrammaticStreamSerialization = 6,
 };

@@ -103,7 +103,7 @@ inline unsigned shuffle_source(int wanted, int width) {
 
 // Host threads take turns, so that a plain change is one step for all.
 template <class T, class Change>
-T change(T* address, const char* name, std::source_location where, Change&& make) {
+T change(T* address, const char* name, std::source_location where, const Change& make) {
   require_writable(address, sizeof(T), name, where);
   const T before = *address;
   *address = make(before);

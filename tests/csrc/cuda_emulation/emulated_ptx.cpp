@@ -22,34 +22,37 @@ struct Fragments {
 float lower(std::uint32_t pair) { return std::bit_cast<float>(pair << 16); }
 float upper(std::uint32_t pair) { return std::bit_cast<float>(pair & 0xFFFF0000U); }
 
+// In double: a device's order of addition is its own affair.
 void multiply(const WarpOperands& lanes) {
-  std::array<std::array<float, 16>, 16> a{};
-  std::array<std::array<float, 8>, 16> b{};
-  for (std::size_t lane = 0; lane < lanes.size(); ++lane) {
-    const auto& mine = *static_cast<Fragments*>(lanes[lane]);
-    const std::size_t g = lane / 4;
-    const std::size_t t = lane % 4;
+  std::array<std::array<double, 16>, 16> a{};
+  std::array<std::array<double, 8>, 16> b{};
+  std::array<std::array<double, 8>, 16> d{};
+  const auto for_each_lane = [&](const auto& visit) {
+    for (std::size_t lane = 0; lane < lanes.size(); ++lane) {
+      visit(*static_cast<const Fragments*>(lanes[lane]), lane / 4, lane % 4);
+    }
+  };
+  for_each_lane([&](const Fragments& mine, std::size_t g, std::size_t t) {
     for (std::size_t i = 0; i < 4; ++i) {
       const std::size_t row = g + i % 2 * 8;
       const std::size_t column = 2 * t + i / 2 * 8;
-      a[row][column] = lower(mine.a[i]);
-      a[row][column + 1] = upper(mine.a[i]);
+      a[row][column] = static_cast<double>(lower(mine.a[i]));
+      a[row][column + 1] = static_cast<double>(upper(mine.a[i]));
+      d[g + i / 2 * 8][2 * t + i % 2] = static_cast<double>(mine.d[i]);
     }
     for (std::size_t i = 0; i < 2; ++i) {
-      b[2 * t + 8 * i][g] = lower(mine.b[i]);
-      b[2 * t + 8 * i + 1][g] = upper(mine.b[i]);
+      b[2 * t + 8 * i][g] = static_cast<double>(lower(mine.b[i]));
+      b[2 * t + 8 * i + 1][g] = static_cast<double>(upper(mine.b[i]));
+    }
+  });
+  for (std::size_t row = 0; row < 16; ++row) {
+    for (std::size_t k = 0; k < 16; ++k) {
+      for (std::size_t column = 0; column < 8; ++column) d[row][column] += a[row][k] * b[k][column];
     }
   }
-  for (std::size_t lane = 0; lane < lanes.size(); ++lane) {
-    float* const d = static_cast<Fragments*>(lanes[lane])->d;
-    for (std::size_t i = 0; i < 4; ++i) {
-      const std::size_t row = lane / 4 + i / 2 * 8;
-      const std::size_t column = 2 * (lane % 4) + i % 2;
-      double sum = d[i];  // a device's order of addition is its own affair
-      for (std::size_t k = 0; k < 16; ++k) sum += static_cast<double>(a[row][k]) * b[k][column];
-      d[i] = static_cast<float>(sum);
-    }
-  }
+  for_each_lane([&](const Fragments& mine, std::size_t g, std::size_t t) {
+    for (std::size_t i = 0; i < 4; ++i) mine.d[i] = static_cast<float>(d[g + i / 2 * 8][2 * t + i % 2]);
+  });
 }
 
 struct MatrixLoad {
@@ -96,8 +99,9 @@ void load_matrices(std::uint32_t* r, int count, bool transposed, const void* sha
     }
   }
   MatrixLoad mine{r, count, transposed, shared};
-  const char* const name = count == 4 ? (transposed ? "ldmatrix_x4_trans" : "ldmatrix_x4")
-                                      : (transposed ? "ldmatrix_x2_trans" : "ldmatrix_x2");
+  constexpr std::array<const char*, 2> kTwo = {"ldmatrix_x2", "ldmatrix_x2_trans"};
+  constexpr std::array<const char*, 2> kFour = {"ldmatrix_x4", "ldmatrix_x4_trans"};
+  const char* const name = (count == 4 ? kFour : kTwo)[transposed ? 1 : 0];
   running_block->warp_operation(name, kEmulatedFullMask, &mine, &load, where);
 }
 

@@ -6,14 +6,10 @@
 #include <cstdint>
 #include <cstdlib>
 #include <new>
-#include <utility>
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
-#endif
-#ifdef __SANITIZE_THREAD__
-#include <sanitizer/tsan_interface.h>
 #endif
 
 // Saves what a called function must preserve on the stack that is left, and takes it from the one entered.
@@ -87,8 +83,8 @@ molmoact2_switch_stack:
 namespace molmoact2::cuda_emulation {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr std::size_t kStackBytes = 256 * 1024;  // the sanitizers' frames are several times larger
+#ifdef __SANITIZE_ADDRESS__
+constexpr std::size_t kStackBytes = 256 * 1024;  // its frames are several times larger
 #else
 constexpr std::size_t kStackBytes = 64 * 1024;
 #endif
@@ -116,24 +112,15 @@ FiberStack::~FiberStack() {
   if (memory_ != nullptr) munmap(memory_ - guard_bytes(), kStackBytes + guard_bytes());
 }
 
-FiberStack::FiberStack(FiberStack&& other) noexcept : memory_(std::exchange(other.memory_, nullptr)) {}
+FiberStack::FiberStack(FiberStack&& other) noexcept : memory_(other.memory_) { other.memory_ = nullptr; }
 
 std::size_t FiberStack::size() { return kStackBytes; }
-
-Context::~Context() {
-#ifdef __SANITIZE_THREAD__
-  if (stack_bottom_ != nullptr && tsan_fiber_ != nullptr) __tsan_destroy_fiber(tsan_fiber_);
-#endif
-}
 
 void Context::start(const FiberStack& stack, void (*entry)()) {
   stack_bottom_ = stack.bottom();
   stack_size_ = FiberStack::size();
 #ifdef __SANITIZE_ADDRESS__
   ASAN_UNPOISON_MEMORY_REGION(stack.bottom(), FiberStack::size());  // frames of a fiber that never returned
-#endif
-#ifdef __SANITIZE_THREAD__
-  if (tsan_fiber_ == nullptr) tsan_fiber_ = __tsan_create_fiber(0);
 #endif
   // As if `entry` had been called from nowhere: what the switch takes from the stack, then its return
   // address.
@@ -153,10 +140,9 @@ void Context::start(const FiberStack& stack, void (*entry)()) {
   stack_pointer_ = frame;
 }
 
-void Context::take_over(Context& other) {
+void Context::take_over(const Context& other) {
   stack_bottom_ = other.stack_bottom_;
   stack_size_ = other.stack_size_;
-  std::swap(tsan_fiber_, other.tsan_fiber_);
 }
 
 void Context::entered() {
@@ -170,10 +156,6 @@ void Context::switch_to(Context& next) {
   leaving = this;
   __sanitizer_start_switch_fiber(&fake_stack_, next.stack_bottom_, next.stack_size_);
 #endif
-#ifdef __SANITIZE_THREAD__
-  tsan_fiber_ = __tsan_get_current_fiber();
-  __tsan_switch_to_fiber(next.tsan_fiber_, 0);
-#endif
   molmoact2_switch_stack(&stack_pointer_, next.stack_pointer_);
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(fake_stack_, &leaving->stack_bottom_, &leaving->stack_size_);
@@ -184,9 +166,6 @@ void Context::leave_to(Context& next) {
 #ifdef __SANITIZE_ADDRESS__
   leaving = this;
   __sanitizer_start_switch_fiber(nullptr, next.stack_bottom_, next.stack_size_);
-#endif
-#ifdef __SANITIZE_THREAD__
-  __tsan_switch_to_fiber(next.tsan_fiber_, 0);
 #endif
   molmoact2_switch_stack(&stack_pointer_, next.stack_pointer_);
   std::abort();

@@ -28,14 +28,13 @@ class FiberStack {
 class Context {
  public:
   Context() = default;
-  ~Context();
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
   // The next switch here enters `entry` on the empty stack; `entry` never returns.
   void start(const FiberStack& stack, void (*entry)());
   // Goes on where `other`, the running one, is: for a fiber that takes over the stack of one that has ended.
-  void take_over(Context& other);
+  void take_over(const Context& other);
   // Call first in `entry`.
   static void entered();
   // Leaves this context, which must be the running one, for `next`; returns when someone switches back.
@@ -45,11 +44,10 @@ class Context {
 
  private:
   void* stack_pointer_ = nullptr;
-  // For the sanitizers, which must be told of every change of stack.
+  // For the address sanitizer, which must be told of every change of stack.
   const void* stack_bottom_ = nullptr;
   std::size_t stack_size_ = 0;
   void* fake_stack_ = nullptr;
-  void* tsan_fiber_ = nullptr;
 };
 
 }  // namespace molmoact2::cuda_emulation

@@ -60,6 +60,8 @@ LaunchOptions options_of(const cudaLaunchConfig_t& config) {
   for (unsigned i = 0; i < config.numAttrs; ++i) {
     const cudaLaunchAttribute& attribute = config.attrs[i];
     switch (attribute.id) {
+      case cudaLaunchAttributeIgnore:
+        break;
       case cudaLaunchAttributeCooperative:
         options.cooperative = attribute.val.cooperative != 0;
         break;

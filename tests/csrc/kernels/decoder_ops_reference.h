@@ -108,12 +108,12 @@ inline QkvResult qk_norm_rope(const kernels::QkvShape& shape, kernels::QkNorm no
     const bool inside = at >= 0 && at < shape.table_positions && at < shape.capacity;
     for (int head = 0; head < shape.heads + 2 * shape.kv_heads; ++head) {
       const double* const from = normed.data() + static_cast<std::ptrdiff_t>(head) * head_dim;
-      Numbers& to = head < shape.heads                    ? result.q
-                    : head < shape.heads + shape.kv_heads ? result.keys
-                                                          : result.values;
+      const bool is_value = head >= shape.heads + shape.kv_heads;
+      Numbers& cached = is_value ? result.values : result.keys;
+      Numbers& to = head < shape.heads ? result.q : cached;
       if (!inside) {
         to.resize(to.size() + index(head_dim));
-      } else if (&to == &result.values) {
+      } else if (is_value) {
         to.insert(to.end(), from, from + head_dim);
       } else {
         const std::size_t table = index(at) * index(head_dim);

@@ -64,7 +64,7 @@ __global__ void reverse_kernel(int* values, bool synchronize) {
 }
 
 __global__ void divergent_barrier_kernel() {
-  if (threadIdx.x == 3) {
+  if (threadIdx.x == 3) {  // NOLINT(bugprone-branch-clone): two barriers, that is the point
     __syncthreads();
   } else {
     __syncthreads();
@@ -101,7 +101,7 @@ __global__ void mixed_operations_kernel() {
 
 __global__ void half_warps_kernel(unsigned* votes) {
   const unsigned mask = threadIdx.x < 16 ? 0x0000FFFFU : 0xFFFF0000U;
-  const unsigned vote = __ballot_sync(mask, threadIdx.x % 3 == 0);
+  const unsigned vote = __ballot_sync(mask, threadIdx.x % 3 == 0 ? 1 : 0);
   if (threadIdx.x % 16 == 0) votes[threadIdx.x / 16] = vote;
 }
 
@@ -409,8 +409,8 @@ CASE("block and warp reductions reach every thread") {
   for (const unsigned threads : {64U, 96U, 1024U}) {
     REQUIRE(kernels::launch({.grid = 1, .block = threads}, block_reductions_kernel, results.get()) ==
             cudaSuccess);
-    CHECK(results.to_host() ==
-          std::vector<float>({static_cast<float>(threads * (threads - 1) / 2), 0.0F, 36.0F + 37.0F}));
+    const unsigned sum = threads * (threads - 1) / 2;
+    CHECK(results.to_host() == std::vector<float>({static_cast<float>(sum), 0.0F, 36.0F + 37.0F}));
   }
 }
 
