@@ -78,8 +78,8 @@ std::string text_of(const std::int64_t* shape, std::size_t rank) {
     if (axis > 0) text += ", ";
     text += shape[axis] == kAnySize ? "any" : std::to_string(shape[axis]);
   }
-  if (rank == 1) text += ",";
-  return text + ")";
+  if (rank == 1) text += ',';
+  return text + ')';
 }
 
 }  // namespace

@@ -28,6 +28,7 @@ class FiberStack {
 class Context {
  public:
   Context() = default;
+  ~Context() = default;
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 
