@@ -1,7 +1,8 @@
 """A policy's process without PyTorch that fails on demand; takes the arguments of the real one.
 
 The checkpoint's name says what it does: ``KIND`` in every call, ``KIND@N`` in the N-th only. With ``once=FILE`` in
-front it fails only if FILE is not there yet, and makes it.
+front it fails only if FILE is not there yet, and makes it; a process that finds it takes a second to load, as any model
+would, so that what the arm does without a policy can be seen.
 """
 
 from __future__ import annotations
@@ -36,6 +37,10 @@ class FailingPolicy:
         self.device = SimpleNamespace(type="cuda" if "on-a-gpu" in plan or "warm-up" in plan else "cpu")
         self._sock = sock
 
+    @property
+    def has_failed_before(self) -> bool:
+        return self._marker is not None and self._marker.exists()
+
     def predict(
         self,
         images: list[np.ndarray[Any, Any]],
@@ -48,7 +53,7 @@ class FailingPolicy:
         guide: Any = None,
     ) -> Any:
         self._calls += 1
-        if self._failing_call in (None, self._calls) and not (self._marker and self._marker.exists()):
+        if self._failing_call in (None, self._calls) and not self.has_failed_before:
             if self._marker:
                 self._marker.touch()
             self._fail()
@@ -110,7 +115,10 @@ def main() -> None:
                 os._exit(7)
             if plan == "hangs-loading":
                 time.sleep(60.0)
-            return FailingPolicy(plan, sock), {"device": "none"}
+            policy = FailingPolicy(plan, sock)
+            if policy.has_failed_before:
+                time.sleep(1.0)
+            return policy, {"device": "none"}
 
         serve(sock, FrameMemory(arguments.frames, writable=False), load)
 
