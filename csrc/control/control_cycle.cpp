@@ -168,6 +168,9 @@ void ControlCycle::take_first_pose() noexcept {
     return;
   }
   gate_.reset(measured_.positions.data());
+  if (gate_.last().state == State::fault) {
+    return;  // outside the limits: the gate's command is not where the arm is, so nothing is written
+  }
   last_write_ = record_.wakeup;
   phase_ = Phase::without_target;
 }

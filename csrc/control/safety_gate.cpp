@@ -111,7 +111,9 @@ void SafetyGate::reset(const double* measured) noexcept {
   velocity_.fill(0.0);
   for (std::size_t i = 0; i < limits_.joint_count; ++i) {
     path_[i] = std::min(std::max(measured[i], limits_.position_min[i]), limits_.position_max[i]);
-    if (std::abs(measured[i] - path_[i]) > limits_.jump_max[i]) {
+    // The first command goes from where the arm is to the limit at the servo's own speed, so the way must not
+    // be longer than one period's.
+    if (std::abs(measured[i] - path_[i]) > limits_.velocity_max[i] * period_s_) {
       fault(Reason::start_outside_limits);
     }
   }

@@ -52,7 +52,8 @@ class SafetyGate {
   void forget() noexcept;
 
   // Starts over, at rest at the measured pose (finite, joint_count values), and clears a fault. Outside the
-  // position limits the command starts at the nearest limit; farther out than jump_max, that is a fault.
+  // position limits the command starts at the nearest limit; farther out than a joint may move in one period,
+  // that is a fault, and since the arm is not where the command is, it must not be written.
   void reset(const double* measured) noexcept;
 
   // One period. Checks in this order: finite, fresh, mode, position, jump, velocity, acceleration, jerk. A

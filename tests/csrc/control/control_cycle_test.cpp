@@ -49,6 +49,24 @@ CASE("without a chunk the measured pose is held") {
   CHECK_EQ(bench.port->command.positions[1], -5.0);
 }
 
+CASE("a start outside the limits is a fault, and nothing is written") {
+  Bench bench;
+  bench.port->measured.positions = {100.0, -103.0};
+  for (int i = 0; i < 10; ++i) {
+    const TickRecord record = bench.tick();
+    CHECK(record.state == State::fault);
+    CHECK(record.reason == Reason::start_outside_limits);
+    CHECK(record.write_time == 0);
+  }
+  bench.port->measured.positions = {0.0, 0.0};
+  bench.push(10, 1.0, 0);
+  CHECK(bench.tick().state == State::fault);
+  CHECK_EQ(bench.port->writes, 0);
+  bench.cycle.request_stop(Reason::stop_requested);
+  bench.tick();
+  CHECK(bench.cycle.finished());
+}
+
 CASE("the way to the first target is slow and executes no step") {
   Bench bench;
   bench.tick();

@@ -208,11 +208,11 @@ CASE("a gate that was never given a pose moves nothing") {
 
 CASE("a start outside the limits begins at the limit, and far outside is a fault") {
   SafetyGate gate(limits_of(1, 10, 90, 400, 5), kPeriod);
-  const double outside = 12.0;
+  const double outside = 10.8;  // one period at the velocity limit is 0.9
   gate.reset(&outside);
   CHECK(gate.last().state == State::holding);
   CHECK_EQ(gate.last().command[0], 10.0);
-  const double far_outside = 15.5;
+  const double far_outside = 11.0;
   gate.reset(&far_outside);
   CHECK(gate.last().state == State::fault);
   CHECK(gate.last().reason == Reason::start_outside_limits);

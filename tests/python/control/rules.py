@@ -157,10 +157,13 @@ class Rules:
         if not all(map(math.isfinite, self.measured)):
             return
         self.command = [min(max(value, -s.position), s.position) for value in self.measured]
+        if any(
+            abs(m - c) > s.velocity * s.period_s for m, c in zip(self.measured, self.command, strict=True)
+        ):
+            self._fault("start_outside_limits")  # and nothing is ever written
+            return
         self.state, self.reason, self.phase = "holding", "none", "no target"
         self.last_write = now
-        if any(abs(m - c) > s.jump for m, c in zip(self.measured, self.command, strict=True)):
-            self._fault("start_outside_limits")
 
     def _without_pose(self) -> str:
         return "state_missing" if self.measured is None else "measured_not_finite"
