@@ -100,6 +100,11 @@ void StopMonitor::open_key(int key) {
   }
   termios single_keys = terminal_;
   single_keys.c_lflag &= ~static_cast<tcflag_t>(ICANON | ECHO);
+  // Any key: also those that would freeze the output (^S), suspend (^Z) or abort (^\) the process, and with
+  // it the arm in mid-motion. ^C stays a signal.
+  single_keys.c_iflag &= ~static_cast<tcflag_t>(IXON);
+  single_keys.c_cc[VSUSP] = _POSIX_VDISABLE;
+  single_keys.c_cc[VQUIT] = _POSIX_VDISABLE;
   single_keys.c_cc[VMIN] = 0;  // a read never blocks
   single_keys.c_cc[VTIME] = 0;
   if (::tcsetattr(key, TCSANOW, &single_keys) == 0) {
@@ -185,8 +190,7 @@ bool StopMonitor::wait() noexcept {
     polled[4 + i] = {clients_[i].get(), POLLIN, 0};
   }
   look_for_file();
-  const bool watches_file = !file_.empty() && reason() == Reason::none;
-  if (::poll(polled.data(), polled.size(), watches_file ? kFilePollMs : -1) <= 0) {
+  if (::poll(polled.data(), polled.size(), file_.empty() ? -1 : kFilePollMs) <= 0) {
     return true;
   }
   if (polled[0].revents != 0) {
@@ -210,12 +214,15 @@ bool StopMonitor::wait() noexcept {
 }
 
 void StopMonitor::stop(Reason reason) noexcept {
-  if (this->reason() != Reason::none) {
-    return;
+  const bool first = this->reason() == Reason::none;
+  if (first) {
+    stopped_at_.store(monotonic_now(), std::memory_order_release);
   }
-  stopped_at_.store(monotonic_now(), std::memory_order_release);
+  // Also when it is not the first: the owner may have let go of that one and have the arm move again.
   on_stop_(reason);
-  reason_.store(reason, std::memory_order_release);
+  if (first) {
+    reason_.store(reason, std::memory_order_release);
+  }
 }
 
 void StopMonitor::read_signals() noexcept {
@@ -223,7 +230,7 @@ void StopMonitor::read_signals() noexcept {
   const ssize_t count = ::read(signal_read_.get(), numbers.data(), numbers.size());
   for (ssize_t i = 0; i < count; ++i) {
     const int number = numbers[static_cast<std::size_t>(i)];
-    if (number == SIGINT || number == SIGTERM) {
+    if (number == SIGINT || number == SIGTERM || number == SIGHUP) {
       stop(Reason::stop_signal);
     }
   }
@@ -240,7 +247,7 @@ void StopMonitor::read_key() noexcept {
 }
 
 void StopMonitor::look_for_file() noexcept {
-  if (file_.empty() || reason() != Reason::none) {
+  if (file_.empty()) {
     return;
   }
   struct stat status{};

@@ -1,6 +1,6 @@
 // Ways to stop the loop that need neither Python nor its lock: a key press, a signal's number in a pipe, a
 // file that appears, a line on a local socket. A thread of its own waits for them all; what it does when one
-// comes is its owner's, and happens once.
+// comes is its owner's.
 #pragma once
 
 #include <sys/types.h>
@@ -38,7 +38,7 @@ struct StopSources {
   // A terminal: any key stops. Its line editing and echo are off until the monitor ends. -1, a file, or a
   // terminal of which this process is not in the foreground: no key.
   int key = -1;
-  // Stops when it exists; empty: none. Its directory must exist.
+  // Stops as long as it exists; empty: none. Its directory must exist.
   std::string file{};  // NOLINT(readability-redundant-member-init): GCC wants it for designated initializers
   // "unix:PATH" or "tcp:PORT" (127.0.0.1, 0: any free one); empty: none.
   std::string socket{};  // NOLINT(readability-redundant-member-init): likewise
@@ -48,7 +48,8 @@ class StopMonitor {
  public:
   using Action = std::function<void(Reason)>;
 
-  // `on_stop` is called in the monitor's thread with the first reason. Throws std::invalid_argument for
+  // `on_stop` is called in the monitor's thread at every stop, and again and again while the file exists.
+  // Throws std::invalid_argument for
   // sources that make no sense, std::system_error for what the system refuses.
   StopMonitor(const StopSources& sources, Action on_stop);
   StopMonitor(const StopMonitor&) = delete;
@@ -56,14 +57,14 @@ class StopMonitor {
   // Gives the terminal back as it was and removes the socket.
   ~StopMonitor();
 
-  // The end to write a signal's number to, one byte, from a handler (it does not block): SIGINT and SIGTERM
-  // stop, others do nothing.
+  // The end to write a signal's number to, one byte, from a handler (it does not block): SIGINT, SIGTERM and
+  // SIGHUP (the terminal is gone) stop, others do nothing.
   int signal_descriptor() const noexcept { return signal_write_.get(); }
   bool watches_key() const noexcept { return key_ >= 0; }
   // Of the TCP socket; 0 without one.
   std::uint16_t port() const noexcept { return port_; }
 
-  // none: nothing has stopped the loop.
+  // Of the first stop; none: nothing has stopped the loop.
   Reason reason() const noexcept { return reason_.load(std::memory_order_acquire); }
   Nanoseconds stopped_at() const noexcept { return stopped_at_.load(std::memory_order_acquire); }
 

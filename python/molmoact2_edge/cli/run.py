@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from molmoact2_edge.runtime import Runner, RunSettings, Scenario
 
 _EXIT_CODES = """exit code: 0 when every episode ran to its end, whether it succeeded or not; 1 after an error or a
-fault; 2 for wrong arguments; 130 or 143 when SIGINT or SIGTERM ended the run. The report is written in each case but
-wrong arguments and errors before the first episode."""
+fault; 2 for wrong arguments; 130, 143 or 129 when SIGINT, SIGTERM or SIGHUP ended the run. The report is written in
+each case but wrong arguments and errors before the first episode."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

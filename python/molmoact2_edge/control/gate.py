@@ -48,7 +48,8 @@ class SafetyGate:
         """Start over, at rest at ``measured`` (joints,), and clear a fault.
 
         Outside the position limits the command starts at the nearest limit; farther out than a joint may move in
-        one period that is a fault, and the command, where the arm is not, must not be written. Raises :class:`InputError` for a pose of another shape or one that is not finite.
+        one period that is a fault, and the command, where the arm is not, must not be written. Raises
+        :class:`InputError` for a pose of another shape or one that is not finite.
         """
         try:
             self._gate.reset(np.asarray(measured, dtype=np.float64))

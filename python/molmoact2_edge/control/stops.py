@@ -16,13 +16,14 @@ class StopMonitor:
     """A C++ thread that stops a loop for good when a key is pressed, a signal comes, a file appears or a socket speaks.
 
     The stop is latched: the present run decelerates to rest, and every later one ends as it begins, until
-    :meth:`ControlLoop.release_stop`. As a context manager it ends with its block.
+    :meth:`ControlLoop.release_stop`; the monitor goes on, and a file that is still there stops again. As a context
+    manager it ends with its block.
 
     ``key`` is the descriptor of a terminal (0 for standard input) or None; where it is no terminal, or another process
     is in its foreground, no key is watched. ``file`` is a path whose appearing stops; its directory must exist.
     ``socket`` is ``unix:PATH`` or ``tcp:PORT``, the latter on 127.0.0.1 only: whatever a client sends stops, and is
-    answered with ``stopping``. With ``signals``, SIGINT and SIGTERM stop, whoever holds the interpreter's lock; this
-    takes ``signal.set_wakeup_fd``, and needs the main thread and Python handlers for both signals.
+    answered with ``stopping``. With ``signals``, SIGINT, SIGTERM and SIGHUP stop, whoever holds the interpreter's lock;
+    this takes ``signal.set_wakeup_fd``, and needs the main thread and Python handlers for these signals.
 
     Raises:
         InputError: a source makes no sense.
@@ -52,7 +53,7 @@ class StopMonitor:
             name
             for name, watched in (
                 ("any key", self._monitor.watches_key),
-                ("SIGINT and SIGTERM", signals),
+                ("SIGINT, SIGTERM and SIGHUP", signals),
                 (f"file {file}", bool(file)),
                 (f"tcp:{self._monitor.port}" if self._monitor.port else f"{socket}", bool(socket)),
             )

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a clean end: the first asks, a second one insists."""
+"""SIGINT, SIGTERM and SIGHUP as a clean end: the first asks, a second one insists."""
 
 from __future__ import annotations
 
@@ -32,12 +32,17 @@ class Interruption:
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """Turn the first SIGINT or SIGTERM within the block into a request; a second one has its usual effect.
+    """Turn the first SIGINT, SIGTERM or SIGHUP within the block into a request; a second one has its usual effect.
 
-    Works in the main thread only, as signal handlers do.
+    SIGHUP says that the terminal is gone, as when a connection breaks; where it is ignored, as under ``nohup``, it
+    stays so. Works in the main thread only, as signal handlers do.
     """
     interruption = Interruption()
-    usual = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    usual = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    }
 
     def note(number: int, _frame: FrameType | None) -> None:
         interruption.ask(number)

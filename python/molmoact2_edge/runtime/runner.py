@@ -130,6 +130,8 @@ class Runner:
                     if interruption.asked or self.stop_reason is not None or self._policy_spent:
                         break
                     self._episode(index, recorder, interruption)
+                    if self._faulted:
+                        break  # another run of the loop would clear it, and that is a person's to decide
         except Exception as error:
             self.request_black_box(f"error: {type(error).__name__}")
             raise
@@ -178,6 +180,13 @@ class Runner:
     def time_facts(self) -> dict[str, Any]:
         """What the report says about time."""
         return {"mode": "real"}
+
+    @property
+    def _faulted(self) -> bool:
+        last = self.loop.last_record()
+        return self.scenario.robot.fault is not None or (
+            last is not None and last["state"] == GateState.FAULT
+        )
 
     @property
     def _policy_spent(self) -> bool:

@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <mutex>
 #include <stdexcept>
 #include <string>
 #include <system_error>
@@ -38,7 +39,10 @@ struct Directory {
 
 struct Watched {
   explicit Watched(const StopSources& sources)
-      : monitor(sources, [this](Reason reason) { reasons.push_back(reason); }) {}
+      : monitor(sources, [this](Reason reason) {
+          const std::scoped_lock lock(mutex);
+          noted.push_back(reason);
+        }) {}
   // False: nothing came within ten seconds.
   bool stopped() const {
     MonotonicClock clock;
@@ -48,7 +52,13 @@ struct Watched {
     return monitor.reason() != Reason::none;
   }
 
-  std::vector<Reason> reasons;  // written by the monitor's thread before it tells its reason
+  std::vector<Reason> reasons() {
+    const std::scoped_lock lock(mutex);
+    return noted;
+  }
+
+  std::mutex mutex;
+  std::vector<Reason> noted;  // written by the monitor's thread before it tells its reason
   StopMonitor monitor;
 };
 
@@ -92,7 +102,7 @@ struct PseudoTerminal {
 
 }  // namespace
 
-CASE("a file that appears stops, once") {
+CASE("a file that appears stops, for as long as it is there") {
   const Directory directory;
   Watched watched({.file = directory.path + "/stop"});
   CHECK(watched.monitor.reason() == Reason::none);
@@ -101,7 +111,14 @@ CASE("a file that appears stops, once") {
   REQUIRE(watched.stopped());
   CHECK(watched.monitor.reason() == Reason::stop_file);
   CHECK(watched.monitor.stopped_at() >= before && watched.monitor.stopped_at() <= monotonic_now());
-  CHECK(watched.reasons == std::vector<Reason>{Reason::stop_file});
+  MonotonicClock clock;
+  for (int i = 0; i < 10000 && watched.reasons().size() < 3; ++i) clock.sleep_until(clock.now() + 1'000'000);
+  CHECK(watched.reasons().size() >= 3);
+  std::filesystem::remove(directory.path + "/stop");
+  clock.sleep_until(clock.now() + 100'000'000);
+  const std::size_t stops = watched.reasons().size();
+  clock.sleep_until(clock.now() + 100'000'000);
+  CHECK_EQ(watched.reasons().size(), stops);
 }
 
 CASE("a file that is there from the beginning stops at once") {
@@ -131,9 +148,9 @@ CASE("whatever is said on the unix socket stops and is answered; connecting alon
     for (int i = 0; i < 12; ++i) silent.push_back(connect_unix(path));  // more than are kept
     CHECK_EQ(say(connect_unix(path), "stop\n"), std::string("stopping\n"));
     REQUIRE(watched.stopped());
-    CHECK(watched.reasons == std::vector<Reason>{Reason::stop_socket});
+    CHECK(watched.reasons() == std::vector<Reason>{Reason::stop_socket});
     CHECK_EQ(say(connect_unix(path), "again\n"), std::string("stopping\n"));
-    CHECK_EQ(watched.reasons.size(), 1U);
+    CHECK_EQ(watched.reasons().size(), 2U);
     for (const int client : silent) ::close(client);
   }
   CHECK(!std::filesystem::exists(path));
@@ -173,8 +190,8 @@ CASE("the TCP socket listens on this computer only") {
   CHECK(watched.monitor.reason() == Reason::stop_socket);
 }
 
-CASE("SIGINT's and SIGTERM's numbers stop, other signals' do not") {
-  const Watched watched({});
+CASE("the numbers of SIGINT, SIGTERM and SIGHUP stop, other signals' do not") {
+  Watched watched({});
   const unsigned char other = SIGWINCH;
   CHECK(::write(watched.monitor.signal_descriptor(), &other, 1) == 1);
   MonotonicClock clock;
@@ -184,6 +201,10 @@ CASE("SIGINT's and SIGTERM's numbers stop, other signals' do not") {
   CHECK(::write(watched.monitor.signal_descriptor(), &term, 1) == 1);
   REQUIRE(watched.stopped());
   CHECK(watched.monitor.reason() == Reason::stop_signal);
+  const unsigned char more[] = {SIGINT, SIGHUP};
+  CHECK(::write(watched.monitor.signal_descriptor(), more, sizeof(more)) == sizeof(more));
+  for (int i = 0; i < 10000 && watched.reasons().size() < 3; ++i) clock.sleep_until(clock.now() + 1'000'000);
+  CHECK(watched.reasons() == std::vector<Reason>(3, Reason::stop_signal));
 }
 
 CASE("descriptors that are no terminal of this process have no keys") {
@@ -204,7 +225,7 @@ CASE("sources that make no sense are refused") {
   CHECK_THROWS(Watched({.socket = "tcp:"}), std::invalid_argument);
 }
 
-CASE("a monitor stops a loop that runs, and every later run until it is released") {
+CASE("a monitor stops a loop that runs, every later run until it is released, and runs after that") {
   const Directory directory;
   auto port = std::make_shared<MailboxPort>(1);
   CycleOptions options = bench_options(1, 500);
@@ -226,9 +247,13 @@ CASE("a monitor stops a loop that runs, and every later run until it is released
   CHECK(loop.cycle().latched_stop() == Reason::stop_file);
   loop.start();
   CHECK(ended());
+  std::filesystem::remove(directory.path + "/stop");
+  clock.sleep_until(clock.now() + 100'000'000);
   loop.cycle().release_stop();
   loop.start();
   clock.sleep_until(clock.now() + 20'000'000);
   CHECK(loop.running());
-  CHECK(loop.stop(Reason::stop_requested, 5'000'000'000));
+  std::ofstream(directory.path + "/stop").put('\n');
+  CHECK(ended());
+  CHECK(loop.cycle().latched_stop() == Reason::stop_file);
 }

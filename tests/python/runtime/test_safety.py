@@ -250,6 +250,8 @@ def test_a_fault_ends_in_the_configured_pose_too(stage: Any) -> None:
 
     bench.run(fall_silent)
     assert bench.robot.stops[-1] is StopPolicy.DAMP
+    assert len(bench.runner.results) == 1  # of two: only a person clears a fault
+    assert not bench.runner.completed
 
 
 def test_a_file_that_appears_stops_the_run(stage: Any, tmp_path: Path) -> None:
@@ -288,9 +290,10 @@ def test_a_word_on_the_socket_stops_the_run(stage: Any, tmp_path: Path, kind: st
     assert bench.reasons()[-1] == "stop_socket"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_the_run(stage: Any, number: signal.Signals) -> None:
     bench = stage()
+    usual = signal.signal(number, signal.default_int_handler)  # whatever this process was started with
     with interruptible() as interruption:
 
         def cause() -> None:
@@ -298,6 +301,7 @@ def test_a_signal_stops_the_run(stage: Any, number: signal.Signals) -> None:
             assert bench.stopped()
 
         bench.run(cause, interruption=interruption)
+    signal.signal(number, usual)
     assert bench.runner.stop_reason == Reason.STOP_SIGNAL
     assert bench.runner.results[0].reason == f"ended by {number.name}"
     assert bench.reasons()[-1] == "stop_signal"
@@ -312,7 +316,8 @@ loop = ControlLoop(LoopbackPort([0.0, 0.0], 0.0), JointLimits(-90 * row, 90 * ro
 """
 
 
-def test_a_key_stops_the_loop_and_the_terminal_is_given_back() -> None:
+@pytest.mark.parametrize("key", [b" ", b"\x1a", b"\x1c", b"\x13"], ids=["space", "^Z", "^\\", "^S"])
+def test_a_key_stops_the_loop_and_the_terminal_is_given_back(key: bytes) -> None:
     """In a child with a terminal of its own, as a person has one."""
     code = LOOP_IN_A_CHILD + (
         "import termios\n"
@@ -337,7 +342,7 @@ def test_a_key_stops_the_loop_and_the_terminal_is_given_back() -> None:
             except OSError:  # the child is gone
                 break
             if b"ready" in said:
-                os.write(terminal, b" ")
+                os.write(terminal, key)
     finally:
         os.close(terminal)
         os.waitpid(child, 0)

@@ -132,12 +132,11 @@ def test_a_run_without_a_fault_leaves_nothing(bench: Bench, runner_for: Make, tm
     assert list(tmp_path.iterdir()) == []
 
 
-def test_each_episode_that_faults_has_its_own_box(bench: Bench, runner_for: Make, tmp_path: Path) -> None:
-    runner = runner_for(episodes=2, duration_s=10.0, blackbox=tmp_path)
-    run_until_silent(runner, bench)
+def test_each_run_that_faults_has_its_own_box(bench: Bench, runner_for: Make, tmp_path: Path) -> None:
+    for _ in range(2):  # the second meets a robot that is silent from the beginning
+        run_until_silent(runner_for(episodes=2, duration_s=10.0, blackbox=tmp_path), bench)
     boxes = [read_black_box(path) for path in sorted(tmp_path.iterdir())]
     assert [box.header["reason"] for box in boxes] == ["fault: state_lost", "fault: state_missing"]
-    assert boxes[0].header["reason_tick"] < boxes[1].header["reason_tick"]
 
 
 def still_loop() -> ControlLoop:
