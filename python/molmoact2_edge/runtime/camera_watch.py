@@ -13,6 +13,7 @@ from molmoact2_edge.errors import RobotError
 _LOOKS_PER_LIMIT = (
     10  # a report is at most this share of the limit late, and late reports only hold too early
 )
+_JOIN_TIMEOUT_S = 1.0
 
 
 class CameraWatch:
@@ -37,7 +38,7 @@ class CameraWatch:
         traceback: TracebackType | None,
     ) -> None:
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(_JOIN_TIMEOUT_S)  # a camera that never answers must not keep the arm from its stop
 
     def _run(self) -> None:
         while not self._stopping.wait(self._period_s):

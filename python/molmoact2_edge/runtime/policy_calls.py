@@ -17,7 +17,7 @@ import numpy.typing as npt
 from molmoact2_drivers import Frame
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.control import ControlLoop, GateState, Observation
-from molmoact2_edge.errors import PolicyError
+from molmoact2_edge.errors import InputError, PolicyError
 from molmoact2_edge.guide import ActionGuide
 from molmoact2_edge.runtime.latency import Latencies
 from molmoact2_edge.runtime.realtime_chunking import CallDelay, ChunkContinuation
@@ -208,9 +208,9 @@ class PolicyCalls:
         if not prediction.valid:
             self._note(request, now_ns, "invalid", prediction.reason, prediction.timing)
             return False
-        chunk = chunk_from(prediction.actions, request.due_first, self._config.chunk.first_action_due)
         observation = request.observation
         try:
+            chunk = chunk_from(prediction.actions, request.due_first, self._config.chunk.first_action_due)
             number = self._loop.push(chunk, observation, frozen_rows=request.frozen_rows)
         except ValueError as error:
             self._note(request, now_ns, type(error).__name__, str(error), prediction.timing)
@@ -255,8 +255,16 @@ def chunk_from(
 
     Where the first action is due one period later, ``due_first`` stands before it: where the arm was, or what the chunk
     before had it do then.
+
+    Raises:
+        InputError: the actions are not (steps, joints).
     """
     rows = np.asarray(actions, dtype=np.float64)
+    if rows.shape[1:] != due_first.shape:
+        raise InputError(
+            f"the policy gives actions of shape {rows.shape}, the robot takes (steps, {len(due_first)}); "
+            "check checkpoint and norm_tag"
+        )
     if first_action_due == 0 or rows.size == 0:
         return rows
     return np.vstack([due_first[None, :], rows])

@@ -83,6 +83,12 @@ class PolicyWorker:
         return frames
 
     def _run(self) -> None:
+        try:
+            self._work()
+        except Exception as error:  # told as what ends the episode, where a thread would end without a word
+            self.lost = f"{type(error).__name__}: {error}"
+
+    def _work(self) -> None:
         while not self._stopping.is_set() and self.lost is None:
             failure = None if self._supervised is None else self._supervised.failure
             if self._supervised is not None and failure is not None:

@@ -196,11 +196,13 @@ class Expert(AskedPolicy):
 
 
 def spoiled(how: str, rows: np.ndarray) -> Predicted:
-    """What a broken policy makes of its actions: it ``raises``, or they are ``not finite`` or ``invalid``."""
+    """What a broken policy makes of its actions: it ``raises``, or they are ``not finite``, ``narrow``, ``invalid``."""
     if how == "raises":
         raise ArithmeticError("the device fell off")
     if how == "not finite":
         return Predicted(np.full_like(rows, np.nan))
+    if how == "narrow":
+        return Predicted(rows[:, :3])
     return Predicted(rows[:0], valid=False, reason="does not decode")
 
 

@@ -96,6 +96,7 @@ def test_real_time_chunking_hands_the_policy_what_is_being_executed(bench: Bench
     [
         ("raises", "ArithmeticError", "waiting_for_chunk"),
         ("invalid", "invalid", "waiting_for_chunk"),
+        ("narrow", "InputError", "waiting_for_chunk"),
         ("not finite", None, "target_not_finite"),
     ],
 )
@@ -111,8 +112,9 @@ def test_a_policy_that_fails_holds_the_arm(bench: Bench, how: str, name: str | N
     # Of a chunk that is not finite only the measured pose, which stands before its first action, is executed.
     assert result.executed_steps <= result.chunks
     if name is not None:
-        assert result.held_back[name] >= 1
-        assert result.held_back_messages[name] in ("the device fell off", "does not decode")
+        assert result.held_back[name] >= 2  # the worker goes on asking
+        message = result.held_back_messages[name]
+        assert message.startswith(("the device fell off", "does not decode", "the policy gives actions of"))
 
 
 def test_old_images_are_not_given_to_the_policy(bench: Bench) -> None:
@@ -148,7 +150,7 @@ def test_a_robot_that_falls_silent_is_a_fault_with_its_reason(bench: Bench) -> N
     thread.start()
     runner.run(Interruption())
     thread.join()
-    first = runner.results[0]
+    (first,) = runner.results  # a fault is not cleared by going on with the next episode
     assert not first.completed
     assert first.reason == "fault: state_lost"
     events = [event["reason"] for event in first.gate_events]
