@@ -47,7 +47,7 @@ MotorLevels motor_levels(const JointArray& warn, const JointArray& limit, double
   std::copy(warnings.begin(), warnings.begin() + warn.size(), levels.warn.begin());
   std::copy(limits.begin(), limits.begin() + warn.size(), levels.limit.begin());
   levels.hysteresis = hysteresis;
-  levels.duration = nanoseconds(duration_s);
+  levels.duration = nanoseconds(duration_s, "duration_s");
   return levels;
 }
 
@@ -57,19 +57,20 @@ WatchdogOptions watchdog_options(double silence_hold_s, double silence_fault_s,
                                  double overrun_window_s, bool overruns_fault, const MotorLevels& temperature,
                                  const MotorLevels& current) {
   WatchdogOptions options;
-  options.silence_hold = nanoseconds(silence_hold_s);
-  options.silence_fault = nanoseconds(silence_fault_s);
-  if (chunk_age_max_s && !(*chunk_age_max_s > 0.0)) {
+  options.silence_hold = nanoseconds(silence_hold_s, "silence_hold_s");
+  options.silence_fault = nanoseconds(silence_fault_s, "silence_fault_s");
+  options.chunk_age_max = chunk_age_max_s ? nanoseconds(*chunk_age_max_s, "chunk_age_max_s") : 0;
+  // 0 nanoseconds stands for any age, so what rounds to it is refused as well.
+  if (chunk_age_max_s && options.chunk_age_max <= 0) {
     throw py::value_error("chunk_age_max_s must be above 0, or None");
   }
-  options.chunk_age_max = chunk_age_max_s ? nanoseconds(*chunk_age_max_s) : 0;
   options.cameras = cameras;
-  options.camera_age_max = nanoseconds(camera_age_max_s);
+  options.camera_age_max = nanoseconds(camera_age_max_s, "camera_age_max_s");
   if (overruns_max && *overruns_max == 0) {
     throw py::value_error("overruns_max must be at least 1, or None");
   }
   options.overruns_max = overruns_max.value_or(0);
-  options.overrun_window = nanoseconds(overrun_window_s);
+  options.overrun_window = nanoseconds(overrun_window_s, "overrun_window_s");
   options.overruns_fault = overruns_fault;
   options.temperature = temperature;
   options.current = current;
@@ -159,8 +160,9 @@ void bind_loop(py::module_& module) {
       .def(
           "stop",
           [](ControlLoop& loop, double timeout_s) {
+            const Nanoseconds timeout = nanoseconds(timeout_s, "timeout_s");
             const py::gil_scoped_release release;
-            return loop.stop(Reason::stop_requested, nanoseconds(timeout_s));
+            return loop.stop(Reason::stop_requested, timeout);
           },
           py::arg("timeout_s"))
       .def_property_readonly("running", &ControlLoop::running)

@@ -16,7 +16,14 @@ namespace molmoact2::bindings {
 
 using JointArray = pybind11::array_t<double, pybind11::array::c_style | pybind11::array::forcecast>;
 
-inline control::Nanoseconds nanoseconds(double seconds) {
+// Throws ValueError for what is no number of seconds: converting infinity gives the longest time on one
+// processor and the most negative on another, and a watchdog with either would never bite or always.
+inline control::Nanoseconds nanoseconds(double seconds, const char* what) {
+  constexpr double kLongest = 1e9;  // thirty years
+  if (!(std::abs(seconds) <= kLongest)) {
+    throw pybind11::value_error(std::string(what) + " must be a finite number of seconds, got " +
+                                std::to_string(seconds));
+  }
   return static_cast<control::Nanoseconds>(std::llround(seconds * 1e9));
 }
 

@@ -41,6 +41,7 @@ void ControlLoop::require_stopped() const {
 }
 
 std::vector<SchedulingWarning> ControlLoop::start() {
+  const std::scoped_lock lock(lifecycle_);
   require_stopped();
   if (thread_.joinable()) {
     thread_.join();
@@ -77,6 +78,7 @@ void ControlLoop::run() noexcept {
 
 bool ControlLoop::stop(Reason reason, Nanoseconds timeout) {
   cycle_.request_stop(reason);
+  const std::scoped_lock lock(lifecycle_);
   const Nanoseconds give_up = clock_.now() + timeout;
   while (running() && clock_.now() < give_up) {
     clock_.sleep_until(clock_.now() + kStopPoll);
@@ -90,6 +92,7 @@ bool ControlLoop::stop(Reason reason, Nanoseconds timeout) {
 }
 
 void ControlLoop::begin_stepped(Nanoseconds now) {
+  const std::scoped_lock lock(lifecycle_);
   require_stopped();
   manual_clock_ = ManualClock(now);
   cycle_.begin(manual_clock_);

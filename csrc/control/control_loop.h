@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -23,7 +24,7 @@ class ControlLoop {
   std::vector<SchedulingWarning> start();
 
   // Asks the run to decelerate and end, and waits for it. After `timeout` the thread ends at its next tick
-  // where the arm is; false then.
+  // where the arm is; false then. Several threads may: each asks at once, and they wait one after the other.
   bool stop(Reason reason, Nanoseconds timeout);
 
   bool running() const noexcept { return running_.load(std::memory_order_acquire); }
@@ -44,6 +45,7 @@ class ControlLoop {
   Nanoseconds period_;
   MonotonicClock clock_;
   ManualClock manual_clock_;
+  std::mutex lifecycle_;  // between threads that start and stop; the loop's thread never takes it
   std::thread thread_;
   std::atomic<bool> running_{false};
   std::atomic<bool> abandoned_{false};

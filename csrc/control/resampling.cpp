@@ -45,8 +45,9 @@ double cubic(const Neighbours& at, double part) noexcept {
 void sample(const ActionRows& chunk, double position, Resampling how, JointVector& target) noexcept {
   const double whole = std::floor(position + kActionRounding);
   const double part = std::max(0.0, position - whole);
-  const auto row = static_cast<std::size_t>(whole);
   const std::size_t last = chunk.rows - 1;
+  const std::size_t row =
+      std::min(static_cast<std::size_t>(whole), last);  // rounding must not lead past the end
   const std::size_t after = std::min(row + 1, last);
   const double* here = chunk.actions + row * chunk.action_dim;
   const double* there = chunk.actions + after * chunk.action_dim;

@@ -1,6 +1,7 @@
 #include "control/control_loop.h"
 
 #include <stdexcept>
+#include <thread>
 #include <vector>
 
 #include "check.h"
@@ -71,6 +72,19 @@ CASE("a loop can be started again, not twice at once") {
   loop.start();
   CHECK_EQ(loop.cycle().run(), 2U);
   REQUIRE(wait_for_ticks(loop, 10));
+}
+
+CASE("several threads may stop a loop at the same time") {
+  ControlLoop loop(std::make_shared<MailboxPort>(1), options(500), {});
+  for (int round = 0; round < 20; ++round) {
+    loop.start();
+    std::vector<std::thread> stopping;
+    for (int i = 0; i < 4; ++i) {
+      stopping.emplace_back([&loop] { loop.stop(Reason::stop_requested, 5'000'000'000); });
+    }
+    for (std::thread& thread : stopping) thread.join();
+    CHECK(!loop.running());
+  }
 }
 
 CASE("what the scheduler refuses is named, and the loop runs") {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -10,7 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from molmoact2_edge.control import ControlLoop, JointLimits, MailboxPort, Observation, monotonic_ns
+from molmoact2_edge.control import (
+    ControlLoop,
+    JointLimits,
+    MailboxPort,
+    Observation,
+    Watchdogs,
+    monotonic_ns,
+)
 from molmoact2_edge.errors import InputError, RobotError
 
 PERIOD_NS = 20_000_000
@@ -192,6 +200,10 @@ def test_threads_may_look_while_the_loop_runs() -> None:
         ({"mode": "fast"}, "mode"),
         ({"resampling": "square"}, "resampling"),
         ({"silence_hold_s": 0.0}, "silence_hold_s"),
+        ({"silence_hold_s": math.inf, "silence_fault_s": math.inf}, "silence_hold_s"),
+        ({"watchdogs": Watchdogs(chunk_age_max_s=math.inf)}, "chunk_age_max_s"),
+        ({"watchdogs": Watchdogs(chunk_age_max_s=1e-12)}, "chunk_age_max_s"),
+        ({"watchdogs": Watchdogs(camera_age_max_s=math.nan)}, "camera_age_max_s"),
         ({"start_speed": 0.0}, "start_speed"),
         ({"start_distance_max": [1.0]}, "start_distance_max"),
         ({"fifo_priority": 100}, "fifo_priority"),
