@@ -17,8 +17,8 @@ using Bf16 = __nv_bfloat16;
 // kAdd: `x` is first added to `residual`, and the sum, as it is stored, is what is normed.
 template <bool kAligned, bool kAdd>
 __global__ void __launch_bounds__(kMaxThreads)
-    rms_norm_kernel(const Bf16* __restrict__ x, Bf16* __restrict__ residual, const Bf16* __restrict__ weight,
-                    int width, float eps, Bf16* __restrict__ out) {
+    rms_norm_kernel(const Bf16* x, Bf16* residual, const Bf16* __restrict__ weight, int width, float eps,
+                    Bf16* __restrict__ out) {
   __shared__ float scratch[kMaxWarps];
   wait_for_previous_grid();
   let_next_grid_start();
@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(kMaxThreads)
 
 template <bool kAligned>
 __global__ void __launch_bounds__(kMaxThreads)
-    layer_norm_kernel(const Bf16* __restrict__ x, const Bf16* __restrict__ weight,
-                      const Bf16* __restrict__ bias, int width, float eps, Bf16* __restrict__ out) {
+    layer_norm_kernel(const Bf16* x, const Bf16* __restrict__ weight, const Bf16* __restrict__ bias,
+                      int width, float eps, Bf16* __restrict__ out) {
   __shared__ float scratch[kMaxWarps];
   wait_for_previous_grid();
   let_next_grid_start();

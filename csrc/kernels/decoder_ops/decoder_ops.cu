@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kHeadThreads)
 
 template <bool kAligned>
 __global__ void __launch_bounds__(kActivationThreads)
-    silu_gated_kernel(const Bf16* __restrict__ up_gate, int width, Bf16* __restrict__ out) {
+    silu_gated_kernel(const Bf16* up_gate, int width, Bf16* __restrict__ out) {
   wait_for_previous_grid();
   let_next_grid_start();
   const std::ptrdiff_t row = blockIdx.x;
@@ -190,8 +190,7 @@ __device__ __forceinline__ unsigned long long rank(float score, int column) {
 // The columns are read in whole chunks of the row, of which those outside the range do not count.
 template <bool kAligned>
 __global__ void __launch_bounds__(kArgmaxThreads)
-    argmax_range_kernel(const Bf16* __restrict__ logits, int width, int first, int last,
-                        std::int64_t* __restrict__ ids) {
+    argmax_range_kernel(const Bf16* logits, int width, int first, int last, std::int64_t* __restrict__ ids) {
   __shared__ unsigned long long scratch[kMaxWarps];
   wait_for_previous_grid();
   let_next_grid_start();

@@ -164,6 +164,8 @@ __device__ __forceinline__ void prefetch_l2(const void* global) {
 __device__ __forceinline__ void pause() { __nanosleep(64); }
 
 // Both do nothing before sm_90, where grids of a stream never overlap. See LaunchShape::overlap_previous.
+// A pointer to what the grid ahead writes is not __restrict__, nor read by load_streaming_16: the compiler
+// might take what stands behind it for constant, and read it before the wait.
 __device__ __forceinline__ void wait_for_previous_grid() {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.wait;" ::: "memory");
