@@ -59,7 +59,8 @@ __device__ __forceinline__ void attend_to_chunk(const Worker<kRowTiles>& worker,
 struct ContextChunks {
   int tokens = 0;
   int length = 0;  // of every chunk but the last
-  int used = 0;
+  // One even without a token: merging it waits for the query, as the order of all writings relies on.
+  int used = 1;
 
   __device__ explicit ContextChunks(const Run& run) {
     const int found = *run.context.tokens;
