@@ -240,6 +240,9 @@ class CudaOpenFastDecoder::Tables {
       const std::uint8_t* const characters = put(bytes.data(), bytes.size(), at);
       view_ = {begins,        characters,        cosines, norms, at, coefficients, codec.vocabulary_size(),
                codec.scale(), codec.min_token(), steps,   dims};
+      // The last bytes of a copy may be under way when it returns, and other streams do not wait for it.
+      require(cudaStreamSynchronize(nullptr),
+              "the tables of an OpenFAST decoder could not be copied to the device");
     } catch (...) {
       cudaFree(memory_);
       throw;
