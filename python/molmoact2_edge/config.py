@@ -6,17 +6,17 @@ error names the file and the key.
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import yaml
 
 from molmoact2_edge.build import models_dir
+from molmoact2_edge.config_section import Section
 from molmoact2_edge.control.limits import JointLimits
 from molmoact2_edge.control.watchdogs import MotorLevels, Watchdogs
 from molmoact2_edge.errors import InputError
@@ -28,8 +28,6 @@ STOP_POSES = ("hold", "damp", "torque_off")
 JOINT_CONVENTIONS = ("none", "so100_so101")
 SOFT_MASKS = ("exponential", "linear")
 ISOLATIONS = ("process", "thread")
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -221,13 +219,7 @@ class RobotConfig:
         return {
             "name": self.name,
             "driver": self.driver,
-            "joints": {
-                name: {
-                    key: list(value) if isinstance(value, tuple) else value
-                    for key, value in vars(joint).items()
-                }
-                for name, joint in self.joints.items()
-            },
+            "joints": {name: _plain(joint) for name, joint in self.joints.items()},
             "loop": {**vars(self.loop), "cpus": list(self.loop.cpus)},
             "chunk": {**vars(self.chunk), "rtc": dict(vars(self.chunk.rtc))},
             "watchdogs": _plain(self.watchdogs),
@@ -321,7 +313,7 @@ class _Reader:
         self.data = data
 
     def robot(self) -> RobotConfig:
-        top = _Section(self.path, "", self.data)
+        top = Section(self.path, "", self.data)
         joints = {name: self._joint(section) for name, section in top.sections("joints", at_most=32)}
         cameras = {name: self._camera(section) for name, section in top.sections("cameras", at_most=16)}
         loop = self._loop(top.section("loop"))
@@ -340,7 +332,7 @@ class _Reader:
         return config
 
     @staticmethod
-    def _joint(section: _Section) -> JointConfig:
+    def _joint(section: Section) -> JointConfig:
         joint = JointConfig(
             position=section.interval("position"),
             velocity=section.number("velocity", above=0),
@@ -355,7 +347,7 @@ class _Reader:
         return joint
 
     @staticmethod
-    def _camera(section: _Section) -> CameraConfig:
+    def _camera(section: Section) -> CameraConfig:
         camera = CameraConfig(
             height=section.integer("height", 1, 4096),
             width=section.integer("width", 1, 4096),
@@ -365,7 +357,7 @@ class _Reader:
         return camera
 
     @staticmethod
-    def _loop(section: _Section) -> LoopConfig:
+    def _loop(section: Section) -> LoopConfig:
         hold = section.number("silence_hold_s", above=0)
         loop = LoopConfig(
             rate_hz=section.number("rate_hz", at_least=10, at_most=1000),
@@ -380,7 +372,7 @@ class _Reader:
         return loop
 
     @staticmethod
-    def _chunk(section: _Section, loop_rate_hz: float) -> ChunkConfig:
+    def _chunk(section: Section, loop_rate_hz: float) -> ChunkConfig:
         chunk = ChunkConfig(
             rate_hz=section.number("rate_hz", above=0, at_most=loop_rate_hz),
             mode=section.choice("mode", SPLICE_MODES),
@@ -394,7 +386,7 @@ class _Reader:
         return chunk
 
     @staticmethod
-    def _rtc(section: _Section) -> RealTimeChunkingConfig:
+    def _rtc(section: Section) -> RealTimeChunkingConfig:
         rtc = RealTimeChunkingConfig(
             delay_quantile=section.number("delay_quantile", above=0, at_most=1),
             mask=section.choice("mask", SOFT_MASKS),
@@ -405,7 +397,7 @@ class _Reader:
         return rtc
 
     @staticmethod
-    def _watchdogs(section: _Section) -> WatchdogConfig:
+    def _watchdogs(section: Section) -> WatchdogConfig:
         watchdogs = WatchdogConfig(
             chunk_age_max_s=section.optional_number("chunk_age_max_s", above=0),
             camera_age_max_s=section.number("camera_age_max_s", above=0),
@@ -422,7 +414,7 @@ class _Reader:
         return watchdogs
 
     @staticmethod
-    def _stop(section: _Section) -> StopConfig:
+    def _stop(section: Section) -> StopConfig:
         stop = StopConfig(
             pose=section.choice("pose", STOP_POSES),
             key=section.boolean("key"),
@@ -433,7 +425,7 @@ class _Reader:
         return stop
 
     @staticmethod
-    def _policy(section: _Section) -> PolicyConfig:
+    def _policy(section: Section) -> PolicyConfig:
         policy = PolicyConfig(
             norm_tag=section.optional_text("norm_tag"),
             joint_convention=section.choice("joint_convention", JOINT_CONVENTIONS),
@@ -446,148 +438,3 @@ class _Reader:
         )
         section.no_more()
         return policy
-
-
-class _Section:
-    """One mapping of the file; each value is taken once, and what is left over at the end is an error."""
-
-    def __init__(self, path: Path, place: str, data: object) -> None:
-        self._path = path
-        self._place = place
-        if not isinstance(data, Mapping):
-            raise InputError(f"{path}: {place.rstrip('.')}: expected a mapping of keys, got {data!r}")
-        self._data = dict(data)
-        self._known: list[str] = []
-
-    def _key(self, key: str) -> str:
-        return f"{self._path}: {self._place}{key}"
-
-    def _take(self, key: str, expected: str, accept: Callable[[Any], _T | None]) -> _T:
-        self._known.append(key)
-        if key not in self._data:
-            raise InputError(f"{self._key(key)}: missing; expected {expected}")
-        value = self._data.pop(key)
-        taken = accept(value)
-        if taken is None:
-            raise InputError(f"{self._key(key)}: expected {expected}, got {value!r}")
-        return taken
-
-    def section(self, key: str) -> _Section:
-        data = self._take(key, "a mapping of keys", lambda value: value if isinstance(value, dict) else None)
-        return _Section(self._path, f"{self._place}{key}.", data)
-
-    def sections(self, key: str, at_most: int) -> list[tuple[str, _Section]]:
-        def accept(value: object) -> dict[Any, Any] | None:
-            return value if isinstance(value, dict) and 1 <= len(value) <= at_most else None
-
-        data = self._take(key, f"a mapping of 1 to {at_most} names", accept)
-        place = f"{self._place}{key}."
-        return [(str(name), _Section(self._path, f"{place}{name}.", value)) for name, value in data.items()]
-
-    def text(self, key: str) -> str:
-        return self._take(key, "a text", lambda value: value if isinstance(value, str) and value else None)
-
-    def optional_text(self, key: str) -> str | None:
-        text = self._take(key, "a text or null", lambda value: "" if value is None else _text(value))
-        return text or None
-
-    def choice(self, key: str, choices: tuple[str, ...]) -> str:
-        def accept(value: object) -> str | None:
-            return value if isinstance(value, str) and value in choices else None
-
-        return self._take(key, " or ".join(choices), accept)
-
-    def boolean(self, key: str) -> bool:
-        return self._take(key, "true or false", lambda value: value if isinstance(value, bool) else None)
-
-    def integer(self, key: str, low: int, high: int) -> int:
-        return self._take(
-            key, f"a whole number from {low} to {high}", lambda value: _integer(value, low, high)
-        )
-
-    def integers(self, key: str) -> tuple[int, ...]:
-        def accept(values: object) -> tuple[int, ...] | None:
-            if not isinstance(values, list):
-                return None
-            numbers = tuple(_integer(value, 0, 1023) for value in values)
-            return None if None in numbers else tuple(n for n in numbers if n is not None)
-
-        return self._take(key, "a list of CPU numbers", accept)
-
-    def number(
-        self,
-        key: str,
-        *,
-        above: float | None = None,
-        at_least: float | None = None,
-        at_most: float | None = None,
-    ) -> float:
-        def accept(value: object) -> float | None:
-            number = _number(value)
-            if number is None or (above is not None and number <= above):
-                return None
-            outside = (at_least is not None and number < at_least) or (
-                at_most is not None and number > at_most
-            )
-            return None if outside else number
-
-        bounds = [
-            f"above {above:g}" if above is not None else "",
-            f"at least {at_least:g}" if at_least is not None else "",
-            f"at most {at_most:g}" if at_most is not None else "",
-        ]
-        return self._take(key, f"a number {' and '.join(filter(None, bounds))}".strip(), accept)
-
-    def interval(self, key: str) -> tuple[float, float]:
-        return self._take(key, "[lowest, highest]", _interval)
-
-    def optional_number(self, key: str, *, above: float) -> float | None:
-        """A number, or None where the key is absent or null."""
-        return None if self._absent(key) else self.number(key, above=above)
-
-    def optional_integer(self, key: str, low: int, high: int) -> int | None:
-        """A whole number, or None where the key is absent or null."""
-        return None if self._absent(key) else self.integer(key, low, high)
-
-    def optional_interval(self, key: str, *, above: float) -> tuple[float, float] | None:
-        """[lowest, highest], or None where the key is absent or null."""
-
-        def accept(value: object) -> tuple[float, float] | None:
-            interval = _interval(value)
-            return interval if interval is not None and interval[0] > above else None
-
-        return None if self._absent(key) else self._take(key, f"[lowest, highest] above {above:g}", accept)
-
-    def _absent(self, key: str) -> bool:
-        self._known.append(key)
-        if self._data.get(key) is not None:
-            return False
-        self._data.pop(key, None)
-        return True
-
-    def no_more(self) -> None:
-        for key in self._data:
-            near = difflib.get_close_matches(str(key), self._known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(self._known)}"
-            raise InputError(f"{self._key(str(key))}: no such key{hint}")
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
-
-
-def _interval(value: object) -> tuple[float, float] | None:
-    if not isinstance(value, list) or len(value) != 2:
-        return None
-    low, high = _number(value[0]), _number(value[1])
-    return (low, high) if low is not None and high is not None and low < high else None
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
-
-
-def _integer(value: object, low: int, high: int) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high else None
