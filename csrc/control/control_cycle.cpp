@@ -16,6 +16,11 @@ std::string check(const CycleOptions& options) {
       return wrong;
     }
   }
+  // From one write to the next a period passes, and a little more on most computers: that is no silence yet.
+  if (static_cast<double>(options.watchdogs.silence_hold) < 2e9 / options.rate_hz) {
+    return "silence_hold_s must be at least two periods of the loop, " +
+           std::to_string(2.0 / options.rate_hz);
+  }
   if (options.chunks.action_dim != options.limits.joint_count) {
     return "action_dim must equal the number of joints";
   }

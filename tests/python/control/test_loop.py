@@ -200,6 +200,7 @@ def test_threads_may_look_while_the_loop_runs() -> None:
         ({"mode": "fast"}, "mode"),
         ({"resampling": "square"}, "resampling"),
         ({"silence_hold_s": 0.0}, "silence_hold_s"),
+        ({"rate_hz": 10.0, "silence_hold_s": 0.15}, "silence_hold_s must be at least two periods"),
         ({"silence_hold_s": math.inf, "silence_fault_s": math.inf}, "silence_hold_s"),
         ({"watchdogs": Watchdogs(chunk_age_max_s=math.inf)}, "chunk_age_max_s"),
         ({"watchdogs": Watchdogs(chunk_age_max_s=1e-12)}, "chunk_age_max_s"),
