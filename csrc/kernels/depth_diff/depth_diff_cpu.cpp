@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <future>
 
 #include "kernels/depth_diff/depth_diff.h"
 #include "kernels/depth_diff/depth_diff_ops.h"
@@ -163,10 +164,14 @@ DepthDiffStatus depth_update_mask(const RgbFrame& current, const RgbFrame& previ
   const std::size_t bytes = static_cast<std::size_t>(pixels) * row_bytes(pixels);
   std::vector<std::uint8_t> now(bytes);
   std::vector<std::uint8_t> before(bytes);
-  DepthDiffStatus status = resize_bilinear(current, pixels, pixels, isa, now.data());
-  if (status == DepthDiffStatus::ok) status = resize_bilinear(previous, pixels, pixels, isa, before.data());
-  return status == DepthDiffStatus::ok ? changed_cells(now.data(), before.data(), side, isa, changed)
-                                       : status;
+  // Resizing a frame takes many times what starting a thread does.
+  std::future<DepthDiffStatus> other = std::async(
+      std::launch::async, [&] { return resize_bilinear(previous, pixels, pixels, isa, before.data()); });
+  const DepthDiffStatus of_current = resize_bilinear(current, pixels, pixels, isa, now.data());
+  const DepthDiffStatus of_previous = other.get();
+  if (of_current != DepthDiffStatus::ok) return of_current;
+  if (of_previous != DepthDiffStatus::ok) return of_previous;
+  return changed_cells(now.data(), before.data(), side, isa, changed);
 }
 
 }  // namespace molmoact2::kernels
