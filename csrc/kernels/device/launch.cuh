@@ -20,17 +20,16 @@ struct LaunchShape {
   cudaStream_t stream = nullptr;
   bool cooperative = false;  // all blocks run at once, or the launch fails: what a GridBarrier needs
   // The kernel may start while the one before it in the stream ends; it calls wait_for_previous_grid() before
-  // it touches what that one writes. From sm_90 on; before it the launch is an ordinary one.
+  // it touches what that one writes. Where waits_for_previous_grid(kernel); elsewhere an ordinary launch.
   bool overlap_previous = false;
 };
 
-// True when the current device lets a kernel start before the one ahead of it has ended.
-inline bool overlaps_grids() {
-  int device = 0;
-  int major = 0;
-  return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
-         major >= 9;
+// True when what runs of the kernel on the current device has the instruction to wait. The device alone does
+// not tell: a new one also runs code that was compiled for an old one, translated by the driver.
+inline bool waits_for_previous_grid(const void* kernel) {
+  constexpr int kFirstVersion = 90;  // sm_90
+  cudaFuncAttributes compiled{};
+  return cudaFuncGetAttributes(&compiled, kernel) == cudaSuccess && compiled.ptxVersion >= kFirstVersion;
 }
 
 // Queues the kernel. An error is the caller's to report and is not left behind for the next
@@ -50,7 +49,7 @@ cudaError_t launch(const LaunchShape& shape, void (*kernel)(Parameters...), Argu
       attributes[count].val.cooperative = 1;
       ++count;
     }
-    if (shape.overlap_previous && overlaps_grids()) {
+    if (shape.overlap_previous && waits_for_previous_grid(reinterpret_cast<const void*>(kernel))) {
       attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
       attributes[count].val.programmaticStreamSerializationAllowed = 1;
       ++count;

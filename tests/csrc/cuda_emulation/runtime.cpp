@@ -383,6 +383,14 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEve
   return cudaSuccess;
 }
 
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* kernel) {
+  if (attributes == nullptr) return answer(cudaErrorInvalidValue);
+  if (kernel == nullptr) return answer(cudaErrorInvalidDeviceFunction);
+  // As if compiled for this very device.
+  *attributes = {.ptxVersion = 10 * state().device.major + state().device.minor};
+  return cudaSuccess;
+}
+
 cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute attribute, int value) {
   if (kernel == nullptr) return answer(cudaErrorInvalidDeviceFunction);
   if (attribute == cudaFuncAttributePreferredSharedMemoryCarveout) return cudaSuccess;
