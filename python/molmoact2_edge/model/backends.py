@@ -7,6 +7,7 @@ import torch
 from molmoact2_edge.build import build_config
 from molmoact2_edge.model.cuda_integrator import CudaIntegrator
 from molmoact2_edge.model.cuda_operators import CudaOperators
+from molmoact2_edge.model.execution import recording
 from molmoact2_edge.model.integrator import Integrator, TorchIntegrator
 from molmoact2_edge.model.molmoact2 import MolmoAct2
 from molmoact2_edge.model.operators import Operators, TorchOperators
@@ -39,8 +40,8 @@ def integrator_for(model: MolmoAct2) -> Integrator:
     from molmoact2_edge._core import cuda
 
     try:
-        # Torch hands over tensors of the current device only.
-        with torch.cuda.device(model.device):
+        # Torch hands over tensors of the current device only; packing waits for all of it.
+        with recording, torch.cuda.device(model.device):
             return CudaIntegrator(model, cuda)
     except ValueError as error:
         return TorchIntegrator(model, f"the kernel refuses: {error}")

@@ -21,9 +21,9 @@ Stage = Callable[[Lap], object]
 # whatever is computed once per process exists.
 _WARM_UP_RUNS = 2
 
-# A recording switches torch's choice of attention kernels, which is one setting for the process, and waits for the
-# device, which a recording in another thread could not stand.
-_recording = threading.Lock()
+# A recording switches torch's choice of attention kernels, which is one setting for the process. And while one is under
+# way nobody may wait for the whole device: whoever is about to, as every recording is, holds this.
+recording = threading.Lock()
 
 
 class Execution(Protocol):
@@ -94,7 +94,7 @@ class GraphExecution:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        with torch.cuda.device(device):
+        with recording, torch.cuda.device(device):
             # Weights may still be on their way on another stream.
             torch.cuda.synchronize()
             self._stream = torch.cuda.Stream()
@@ -112,13 +112,13 @@ class GraphExecution:
         return frozenset(self._attention)
 
     def run(self, key: Hashable, stage: Stage, watch: Stopwatch) -> None:
-        recording = self._recordings.get(key)
-        if recording is None:
-            with _recording:
-                recording = self._record(key, stage)
-            self._recordings[key] = recording
-        recording.graph.replay()
-        watch.passed(recording.laps)
+        recorded = self._recordings.get(key)
+        if recorded is None:
+            with recording:
+                recorded = self._record(key, stage)
+            self._recordings[key] = recorded
+        recorded.graph.replay()
+        watch.passed(recorded.laps)
 
     def forget(self) -> None:
         self._stream.synchronize()
