@@ -226,7 +226,9 @@ __device__ __forceinline__ void merge_chunks(const Worker<kRowTiles>& worker, co
         }
       }
     }
-    // Without a single token this is 0 / 0: NaN, as promised.
+    // Without a single token this is NaN, as promised. Rows without a step wait for nothing here, and are yet
+    // never too early: every block with a share of the merging also has one of qkv or self_out, where it
+    // waits for all.
     const bool holds_step = pair.row < run.sample.horizon;
     store_relaxed_4(run.handed.cross_attended + operand_word<kRowTiles>(pair.row, column),
                     holds_step ? marked_bf16(attended.x / sum, attended.y / sum, mark) : mark);
