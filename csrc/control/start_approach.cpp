@@ -15,7 +15,7 @@ double minimum_jerk(double s) noexcept { return s * s * s * (10.0 + s * (6.0 * s
 }  // namespace
 
 bool StartApproach::plan(const JointVector& start, const JointVector& first) noexcept {
-  start_ = start;
+  start_ = pose_ = start;
   period_ = 0;
   double longest_s = 0.0;
   for (std::size_t i = 0; i < limits_.joint_count; ++i) {
@@ -36,11 +36,16 @@ bool StartApproach::reachable(const JointVector& target) const noexcept {
   return true;
 }
 
-void StartApproach::replace(JointVector& target) const noexcept {
+void StartApproach::replace(JointVector& target) noexcept {
   const double share = static_cast<double>(period_ + 1) / static_cast<double>(periods_);
   const double along = minimum_jerk(std::min(share, 1.0));
+  on_curve_ = true;
   for (std::size_t i = 0; i < limits_.joint_count; ++i) {
-    target[i] = start_[i] + (target[i] - start_[i]) * along;
+    const double curve = start_[i] + (target[i] - start_[i]) * along;
+    const double most = limits_.velocity_max[i] * options_.speed * period_s_;
+    next_[i] = std::min(std::max(curve, pose_[i] - most), pose_[i] + most);
+    on_curve_ = on_curve_ && next_[i] == curve;
+    target[i] = next_[i];
   }
 }
 

@@ -88,6 +88,25 @@ CASE("the way to the first target is slow and executes no step") {
   CHECK(record.followed);
 }
 
+CASE("a first target that moves on the way there makes the way longer, not faster") {
+  Bench bench;
+  bench.tick();
+  bench.push(10, 15.0, 0);
+  double last = 0.0;
+  int approach = 0;
+  TickRecord record = bench.tick();
+  for (; !record.followed && approach < 500; ++approach) {
+    CHECK(std::abs(record.target[0] - last) <= 25.0 * 0.02 + 1e-9);
+    CHECK(std::abs(record.command[0] - record.target[0]) <= 1.0);  // the gate turns round within its limits
+    last = record.target[0];
+    if (approach == 30) bench.push(10, -10.0, 0);
+    record = bench.tick();
+  }
+  CHECK(approach > 60);
+  CHECK_NEAR(last, -10.0, 1e-9);
+  CHECK(record.followed);
+}
+
 CASE("a first target beyond the start distance is refused for good") {
   Bench bench;
   bench.tick();

@@ -96,6 +96,9 @@ class Rules:
     asked_step: int | None = None
     stop: str | None = None
     start: list[float] = field(default_factory=list)
+    pose: list[float] = field(default_factory=list)
+    next: list[float] = field(default_factory=list)
+    on_curve: bool = False
     period: int = 0
     periods: int = 0
 
@@ -217,7 +220,7 @@ class Rules:
     def _approach(self, target: list[float]) -> list[float]:
         s = self.setting
         if self.phase == "no target":
-            self.start, self.period = self.command, 0
+            self.start, self.pose, self.period = self.command, self.command, 0
             longest = max(
                 15.0 / 8.0 * min(abs(t - c), s.start_distance) / (s.velocity * s.start_speed)
                 for t, c in zip(target, self.start, strict=True)
@@ -230,7 +233,11 @@ class Rules:
             return target
         share = min((self.period + 1) / self.periods, 1.0)
         along = share * share * share * (10.0 + share * (6.0 * share - 15.0))
-        return [c + (t - c) * along for t, c in zip(target, self.start, strict=True)]
+        most = s.velocity * s.start_speed * s.period_s
+        curve = [c + (t - c) * along for t, c in zip(target, self.start, strict=True)]
+        self.next = [min(max(c, p - most), p + most) for c, p in zip(curve, self.pose, strict=True)]
+        self.on_curve = self.next == curve
+        return self.next
 
     # Watchdogs -----------------------------------------------------------------------------------------------------
 
@@ -281,8 +288,8 @@ class Rules:
     def _followed(self, target: list[float] | None) -> Expected:
         self.state, self.reason = "running", "none"
         if self.phase == "approaching":
-            self.period += 1
-            if self.period >= self.periods:
+            self.period, self.pose = self.period + 1, self.next
+            if self.period >= self.periods and self.on_curve:
                 self.phase = "following"
             return Expected(("running",), ("starting", *LIMITS), False, self.step, self._number(), target)
         self.step += 1
