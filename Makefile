@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 CSRC := CMakeLists.txt CMakePresets.json $(shell find csrc -type f)
 CPP := $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help setup setup-dev gl demo evaluate test test-python test-cpp test-asan test-aarch64 lint types format cuda cuda-aarch64 wheel train clean
+.PHONY: help setup setup-dev gl demo evaluate test test-python test-cpp test-asan test-aarch64 lint types format cuda wheel train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -81,12 +81,10 @@ format: setup-dev ## Format everything
 	ruff format .
 	clang-format -i $(CPP)
 
-cuda: setup-dev ## Compile the CUDA code for Orin, Hopper and Thor (needs nvcc, no GPU)
+cuda: setup-dev ## Compile the CUDA code for Hopper and, with an Arm host, for Orin and Thor (needs nvcc, no GPU)
+	@sh tools/ensure_program.sh aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
 	cmake --preset cuda
 	cmake --build --preset cuda
-
-cuda-aarch64: ## Compile the CUDA code for Orin and Thor with a 64-bit Arm host (needs nvcc)
-	@sh tools/ensure_program.sh aarch64-linux-gnu-g++ g++-aarch64-linux-gnu
 	sh tools/compile_cuda_aarch64.sh build/cuda-aarch64
 
 wheel: setup-dev ## Build a wheel and check that it works alone, without any extra

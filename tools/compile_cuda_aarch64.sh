@@ -3,7 +3,7 @@
 #
 #   tools/compile_cuda_aarch64.sh BUILD_FOLDER
 #
-# Objects only: linking them needs the CUDA runtime of an Arm toolkit. The headers are the same for both architectures,
+# Each of these has an Arm processor. A kernel whose registers spill into memory is refused. Objects only: linking them needs the CUDA runtime of an Arm toolkit. The headers are the same for both architectures,
 # but nvcc looks for them in the folder of the one that it compiles for, so they are named.
 set -eu
 
@@ -19,5 +19,6 @@ for source in csrc/kernels/*/*.cu; do
   object=$build/$(basename "$source").o
   echo "$source"
   nvcc -std=c++20 -O3 -Werror all-warnings -ccbin aarch64-linux-gnu-g++ -Icsrc -I"$headers" -DMOLMOACT2_HAVE_CUDA \
+    -Xptxas --warn-on-spills -Xptxas --warn-on-local-memory-usage \
     --threads 2 -gencode arch=compute_87,code=sm_87 -gencode arch=compute_110,code=sm_110 -c "$source" -o "$object"
 done

@@ -167,7 +167,7 @@ py::tuple record_dicts(const TelemetryRing& ring, std::uint64_t after, std::size
 py::tuple record_columns(const TelemetryRing& ring, std::uint64_t after, std::size_t joint_count) {
   const CollectedRecords collected = collect_records(ring, after);
   const std::vector<TickRecord>& records = collected.records;
-  py::dict columns;
+  const py::dict columns;
   columns["tick"] = column<std::uint64_t>(records, &TickRecord::tick);
   columns["run"] = column<std::uint32_t>(records, &TickRecord::run);
   columns["state"] = column<std::uint8_t>(records, &TickRecord::state);

@@ -42,7 +42,8 @@ __m256i joined_parts(__m256i high, __m256i low) {
 // Columns
 // -----------------------------------------------------------------------------------------------------
 
-constexpr int kTapsPerLoad = 4;     // pixels of 3 bytes in 16
+constexpr int kTapsPerLoad = 4;  // pixels of 3 bytes in 16
+constexpr std::ptrdiff_t kLoadBytes = kTapsPerLoad * kColorChannels;
 constexpr int kPixelsPerStore = 4;  // outputs that are packed together
 
 // Weights of all outputs in groups of four taps, zero past an output's own.
@@ -84,8 +85,8 @@ __m256i filtered_pixel(const std::uint8_t* first_row, const std::uint8_t* second
     low = _mm256_add_epi32(low, _mm256_madd_epi16(a, _mm256_set1_epi32(pairs[0].low)));
     high = _mm256_add_epi32(high, _mm256_madd_epi16(b, _mm256_set1_epi32(pairs[1].high)));
     low = _mm256_add_epi32(low, _mm256_madd_epi16(b, _mm256_set1_epi32(pairs[1].low)));
-    first_row += kTapsPerLoad * kColorChannels;
-    second_row += kTapsPerLoad * kColorChannels;
+    first_row += kLoadBytes;
+    second_row += kLoadBytes;
     pairs += 2;
   }
   return joined_parts(high, low);

@@ -137,7 +137,7 @@ inline ContextReference context_reference(const ContextCase& test, const Context
     if (shapes.gates > 0) {
       const int gate = shapes.gates == 1 ? 0 : layer;
       const int source = shapes.gates == 1 ? shapes.layers - 1 : layer;
-      double score = static_cast<double>(data.gate_bias[size_of(gate)]);
+      auto score = static_cast<double>(data.gate_bias[size_of(gate)]);
       for (int i = 0; i < shapes.kv_width; ++i) {
         double mean = 0.0;
         for (const int token : pooled) mean += at(data.values, source, token, i);

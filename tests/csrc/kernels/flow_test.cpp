@@ -108,7 +108,8 @@ class Problem {
     guide_weight.resize(static_cast<std::size_t>(size_.horizon));
     for (int t = 0; t < size_.horizon; ++t) {
       const float left = static_cast<float>(size_.horizon - t) / static_cast<float>(size_.horizon);
-      guide_weight[at(t, 1, 0)] = t < frozen ? 1.0F : 2 * t > size_.horizon ? 0.0F : left * left;
+      const float soft = 2 * t > size_.horizon ? 0.0F : left * left;
+      guide_weight[at(t, 1, 0)] = t < frozen ? 1.0F : soft;
     }
   }
 
