@@ -71,7 +71,7 @@ lint: setup-dev ## Check style: ruff, clang-format, clang-tidy
 	ruff format --check .
 	clang-format --dry-run --Werror $(CPP)
 	cmake --preset tidy
-	cmake --build --preset tidy
+	sh tools/clang_tidy.sh build/tidy
 
 types: setup-dev ## Check types: mypy, strict
 	mypy python drivers tools

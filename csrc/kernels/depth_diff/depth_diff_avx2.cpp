@@ -43,7 +43,7 @@ __m256i joined_parts(__m256i high, __m256i low) {
 // -----------------------------------------------------------------------------------------------------
 
 constexpr int kTapsPerLoad = 4;  // pixels of 3 bytes in 16
-constexpr std::ptrdiff_t kLoadBytes = kTapsPerLoad * kColorChannels;
+constexpr std::ptrdiff_t kLoadBytes = std::ptrdiff_t{kTapsPerLoad} * kColorChannels;
 constexpr int kPixelsPerStore = 4;  // outputs that are packed together
 
 // Weights of all outputs in groups of four taps, zero past an output's own.
