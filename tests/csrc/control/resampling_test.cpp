@@ -72,7 +72,8 @@ CASE("the velocity of cubic is continuous at every action, where that of linear 
 CASE("cubic keeps a straight line straight") {
   std::vector<double> actions(20);
   for (std::size_t row = 0; row < 20; ++row) actions[row] = 3.0 * static_cast<double>(row);
-  for (double position = 0.0; position < 18.0; position += 0.37) {
+  for (int i = 0; i < 48; ++i) {
+    const double position = 0.37 * i;
     CHECK_NEAR(at(actions, position, Resampling::cubic), 3.0 * position, 1e-9);
   }
 }

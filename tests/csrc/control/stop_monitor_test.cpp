@@ -3,7 +3,6 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -33,6 +32,8 @@ struct Directory {
     std::string name = (std::filesystem::temp_directory_path() / "molmoact2-stop-XXXXXX").string();
     path = ::mkdtemp(name.data());
   }
+  Directory(const Directory&) = delete;
+  Directory& operator=(const Directory&) = delete;
   ~Directory() { std::filesystem::remove_all(path); }
   std::string path;
 };
@@ -67,6 +68,7 @@ int connect_unix(const std::string& path) {
   address.sun_family = AF_UNIX;
   path.copy(address.sun_path, sizeof(address.sun_path) - 1);
   const int client = ::socket(AF_UNIX, SOCK_STREAM, 0);
+  if (client < 0) return -1;
   return ::connect(client, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? client : -1;
 }
 
@@ -76,6 +78,7 @@ int connect_tcp(std::uint16_t port) {
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   address.sin_port = htons(port);
   const int client = ::socket(AF_INET, SOCK_STREAM, 0);
+  if (client < 0) return -1;
   return ::connect(client, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? client : -1;
 }
 
@@ -84,7 +87,7 @@ std::string say(int client, const std::string& words) {
   char answer[64] = {};
   const ssize_t count = ::recv(client, answer, sizeof(answer), 0);
   ::close(client);
-  return std::string(answer, count > 0 ? static_cast<std::size_t>(count) : 0);
+  return {answer, count > 0 ? static_cast<std::size_t>(count) : 0};
 }
 
 struct PseudoTerminal {
@@ -92,6 +95,8 @@ struct PseudoTerminal {
     CHECK(::grantpt(master) == 0 && ::unlockpt(master) == 0);
     slave = ::open(::ptsname(master), O_RDWR | O_NOCTTY);
   }
+  PseudoTerminal(const PseudoTerminal&) = delete;
+  PseudoTerminal& operator=(const PseudoTerminal&) = delete;
   ~PseudoTerminal() {
     ::close(slave);
     ::close(master);
