@@ -82,6 +82,7 @@ CASE("the counters count") {
   const std::string text(100, 'x');
   const auto aligned = std::make_unique<std::vector<double>>(10);
   CHECK(end_counting().allocations >= 3);
+  CHECK_EQ(text.size() + aligned->size(), 110U);
 
   std::condition_variable condition;
   std::unique_lock<std::mutex> held(mutex);
