@@ -327,14 +327,17 @@ def test_a_key_stops_the_loop_and_the_terminal_is_given_back(key: bytes) -> None
         "    loop.start()\n"
         "    print('ready', monitor.sources, flush=True)\n"
         "    give_up = time.monotonic() + 20\n"
-        "    while loop.running and time.monotonic() < give_up: time.sleep(0.005)\n"
+        "    # The loop is stopped first and the reason told afterwards.\n"
+        "    while loop.running or str(monitor.reason) == 'none':\n"
+        "        if time.monotonic() > give_up: break\n"
+        "        time.sleep(0.005)\n"
         "    print('reason', monitor.reason, loop.running, flush=True)\n"
         "print('restored', termios.tcgetattr(0) == before, flush=True)\n"
     )
     child, terminal = pty.fork()
     if child == 0:
         os.execv(sys.executable, [sys.executable, "-c", code])
-    said = b""
+    said, pressed = b"", False
     try:
         give_up = time.monotonic() + 60.0
         while re.search(rb"restored \w+\r", said) is None and time.monotonic() < give_up:
@@ -342,7 +345,8 @@ def test_a_key_stops_the_loop_and_the_terminal_is_given_back(key: bytes) -> None
                 said += os.read(terminal, 4096)
             except OSError:  # the child is gone
                 break
-            if b"ready" in said:
+            if b"ready" in said and not pressed:
+                pressed = True
                 os.write(terminal, key)
     finally:
         os.close(terminal)
