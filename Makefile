@@ -29,7 +29,7 @@ $(VENV)/.setup: pyproject.toml constraints.txt $(CSRC) | $(BIN)/python
 	@touch $@
 
 $(VENV)/.setup-dev: $(VENV)/.setup
-	$(INSTALL) --no-build-isolation --editable '.[sim,record,viz,dev]'
+	$(INSTALL) --no-build-isolation --editable '.[sim,record,viz,arms,franka,cameras,dev]'
 	@touch $@
 
 setup: $(VENV)/.setup ## Make .venv and build the package in it

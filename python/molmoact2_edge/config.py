@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +140,8 @@ class CameraConfig:
     height: int
     width: int
     rate_hz: float
+    source: str | None = None
+    """Device path, file, URL or ``realsense:SERIAL``; None: given on the command line, or the driver brings its own."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +178,8 @@ class RobotConfig:
     stop: StopConfig
     cameras: dict[str, CameraConfig]
     policy: PolicyConfig
+    connection: Mapping[str, Any] = field(default_factory=dict)
+    """What the driver wants to know (port, calibration, addresses): read and checked by the driver itself."""
 
     def limits(self) -> JointLimits:
         """Return the gate's limits, joints in the order of the file."""
@@ -226,6 +230,7 @@ class RobotConfig:
             "stop": dict(vars(self.stop)),
             "cameras": {name: dict(vars(camera)) for name, camera in self.cameras.items()},
             "policy": dict(vars(self.policy)),
+            "connection": dict(self.connection),
         }
 
     def to_yaml(self) -> str:
@@ -327,6 +332,7 @@ class _Reader:
             stop=self._stop(top.section("stop")),
             cameras=cameras,
             policy=self._policy(top.section("policy")),
+            connection=top.optional_mapping("connection"),
         )
         top.no_more()
         return config
@@ -352,6 +358,7 @@ class _Reader:
             height=section.integer("height", 1, 4096),
             width=section.integer("width", 1, 4096),
             rate_hz=section.number("rate_hz", above=0, at_most=1000),
+            source=section.optional_text("source"),
         )
         section.no_more()
         return camera

@@ -53,8 +53,14 @@ class Section:
         return self._take(key, "a text", lambda value: value if isinstance(value, str) and value else None)
 
     def optional_text(self, key: str) -> str | None:
-        text = self._take(key, "a text or null", lambda value: "" if value is None else _text(value))
-        return text or None
+        """A text, or None where the key is absent or null."""
+        return None if self._absent(key) else self.text(key)
+
+    def optional_mapping(self, key: str) -> dict[str, Any]:
+        """Keys that somebody else checks; empty where the key is absent or null."""
+        if self._absent(key):
+            return {}
+        return self._take(key, "a mapping of keys", lambda value: value if isinstance(value, dict) else None)
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
         def accept(value: object) -> str | None:
@@ -135,10 +141,6 @@ class Section:
             near = difflib.get_close_matches(str(key), self._known, n=1)
             hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(self._known)}"
             raise InputError(f"{self._key(str(key))}: no such key{hint}")
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
 
 
 def _interval(value: object) -> tuple[float, float] | None:

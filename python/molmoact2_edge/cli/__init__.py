@@ -15,6 +15,15 @@ _COMMANDS = {
     "predict": "predict one chunk of actions from image files",
     "profile": "measure how well this computer keeps the loop's time, and say what to do",
     "blackbox": "read the black box that a fault left behind",
+    "find-port": "tell which serial port an arm is on",
+    "scan": "list the motors on a bus",
+    "setup-motors": "give new motors their ids and baud rate",
+    "calibrate": "record an arm's middle and ranges, in LeRobot's file format",
+    "jog": "move one joint by hand-sized steps",
+    "teleop": "let a follower arm copy a leader arm",
+    "cameras": "list the cameras and save a picture of each",
+    "hil": "test an arm, real or emulated, and write a report",
+    "emulate": "be a robot or a camera on the wire, without hardware",
     "doctor": "say what this machine can do and what is missing",
 }
 
@@ -33,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, purpose in _COMMANDS.items():
         if name == asked:
-            importlib.import_module(f"{__name__}.{name}").add_parser(subparsers)
+            importlib.import_module(f"{__name__}.{name.replace('-', '_')}").add_parser(subparsers)
         else:
             # For the list of commands; importing all of them would make each slow to start.
             subparsers.add_parser(name, help=purpose)

@@ -133,7 +133,8 @@ class Problem {
     if (guided) {
       std::uniform_real_distribution<float> between(0.0F, 1.0F);
       for (int row = 0; row < size.horizon; ++row) {
-        guide_weight.push_back(row == 0 ? 1.0F : row % 3 == 0 ? 0.0F : between(generator_));
+        const float free_row_weight = row % 3 == 0 ? 0.0F : between(generator_);
+        guide_weight.push_back(row == 0 ? 1.0F : free_row_weight);
         for (int a = 0; a < size.shapes.action_dim; ++a) {
           // A row without a weight is not read.
           guide.push_back(guide_weight.back() == 0.0F ? kNan : 2.0F * between(generator_) - 1.0F);
@@ -192,7 +193,7 @@ class Problem {
   }
 
   CudaFlowPlan plan(int blocks = 0) const {
-    return CudaFlowPlan(size.shapes, options, device_weights(), size.horizon, blocks);
+    return {size.shapes, options, device_weights(), size.horizon, blocks};
   }
 
   const Size size;

@@ -341,7 +341,7 @@ CASE("decoding many characters at once says and gives what one byte after the ot
     std::size_t characters = 0;
     const std::size_t wanted = kCount + (round % 5 == 0 ? generator() % 3 : 0);
     while (characters < wanted) {
-      std::int64_t token = static_cast<std::int64_t>(generator() % 0x80);
+      auto token = static_cast<std::int64_t>(generator() % 0x80);
       switch (generator() % 8) {
         case 0:
           token = round % 2 == 0 ? static_cast<std::int64_t>(generator() % 270) - 2 : 260;
