@@ -27,7 +27,6 @@ auto with_row_tiles(int horizon, const Use& use) {
   const int rows = horizon + 1;
   if (rows <= kRowTile) return use(std::integral_constant<int, 1>{});
   if (rows <= 2 * kRowTile) return use(std::integral_constant<int, 2>{});
-  if (rows <= 3 * kRowTile) return use(std::integral_constant<int, 3>{});
   return use(std::integral_constant<int, kMaxRows / kRowTile>{});
 }
 

@@ -251,7 +251,7 @@ const Size kSizes[] = {
     {{4, 4, 10, 160, 8}, 12, 40, 40, 3, 6},      // the tiny checkpoints
     {{2, 2, 96, 192, 7}, 15, 37, 64, 2, 7},      // a last row tile that is full with the shift
     {{2, 3, 32, 144, 32}, 30, 131, 200, 2, 6},   //
-    {{1, 2, 48, 64, 3}, 33, 5, 8, 2, 0},         // three row tiles, nothing but padding columns
+    {{1, 2, 48, 64, 3}, 33, 5, 8, 2, 0},         // five row tiles for three, nothing but padding columns
     {{1, 1, 128, 80, 64}, 64, 300, 301, 1, 50},  // the largest head, five row tiles
     {{1, 6, 128, 48, 5}, 3, 19, 24, 1, 5},       // the largest width
     {{2, 5, 16, 1000, 7}, 17, 9, 16, 1, 7},      // an inner width of several splits, the last not full
