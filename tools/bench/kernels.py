@@ -25,8 +25,7 @@ from typing import Any, Protocol
 
 import torch
 from kernel_cases import context, decoder_ops, depth_diff, flow, openfast, vision_input
-from kernel_cases.comparison import Comparison
-from torch import Tensor
+from kernel_cases.comparison import Comparison, Computed, gathered
 
 from molmoact2_edge import build_config
 from molmoact2_edge.devices import resolve_device
@@ -54,7 +53,7 @@ ON_CUDA: dict[str, Callable[[torch.device], Iterator[Comparison]]] = {
 class Clock(Protocol):
     """How one call is prepared and timed."""
 
-    def prepared(self, call: Callable[[], Tensor]) -> Callable[[], object]: ...
+    def prepared(self, call: Callable[[], Computed]) -> Callable[[], object]: ...
 
     def seconds(self, call: Callable[[], object]) -> float: ...
 
@@ -62,7 +61,7 @@ class Clock(Protocol):
 class HostClock:
     """Wall time of a call that computes before it returns."""
 
-    def prepared(self, call: Callable[[], Tensor]) -> Callable[[], object]:
+    def prepared(self, call: Callable[[], Computed]) -> Callable[[], object]:
         return call
 
     def seconds(self, call: Callable[[], object]) -> float:
@@ -76,7 +75,7 @@ class EventClock:
 
     REPLAYS = 10
 
-    def prepared(self, call: Callable[[], Tensor]) -> Callable[[], object]:
+    def prepared(self, call: Callable[[], Computed]) -> Callable[[], object]:
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -124,7 +123,7 @@ def measure(
         SystemExit: The two sides do not agree.
     """
     with torch.inference_mode():
-        expected, found = comparison.baseline().cpu().double(), comparison.ours().cpu().double()
+        expected, found = gathered(comparison.baseline()), gathered(comparison.ours())
         difference = float((found - expected).abs().max())
         if found.shape != expected.shape or not difference <= comparison.tolerance:
             raise SystemExit(

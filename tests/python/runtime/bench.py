@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import threading
 import time
 from dataclasses import dataclass, field
@@ -9,7 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from molmoact2_drivers import Frame, RobotState, StopPolicy
+from molmoact2_drivers import (
+    Frame,
+    Joint,
+    JointUnit,
+    Measurement,
+    RobotCapabilities,
+    RobotState,
+    StopPolicy,
+)
 from molmoact2_edge.config import RobotConfig, load_robot
 from molmoact2_edge.control import MailboxPort
 from molmoact2_edge.errors import RobotError
@@ -39,6 +48,12 @@ class FollowingArm:
 
     name = "following arm"
     fault: str | None = None
+    capabilities = RobotCapabilities(
+        tuple(Joint(f"joint_{number}", JointUnit.DEGREES, -180.0, 180.0, 300.0) for number in range(JOINTS)),
+        command_rate_max_hz=250.0,
+        measures=frozenset({Measurement.TEMPERATURE, Measurement.CURRENT}),
+        stop_policies=frozenset(StopPolicy),
+    )
 
     def __init__(self) -> None:
         self._port = MailboxPort(JOINTS)
@@ -109,6 +124,8 @@ class Bench:
         self.begun: list[tuple[int, str | None]] = []
         self.closed = False
         self.goal = goal
+        self.judged = True
+        self.config = configuration()
 
     def open(self) -> None:
         self.robot.open()
@@ -130,7 +147,7 @@ class Bench:
         self.robot.close()
 
 
-class AskedPolicy:
+class AskedPolicy(abc.ABC):
     """Remembers what it was asked; who inherits says which actions it has, and may spoil the answer."""
 
     def __init__(self) -> None:
@@ -162,8 +179,8 @@ class AskedPolicy:
         self.guides.append(guide)
         return self.answer(self.actions(task, np.asarray(state, np.float32)))
 
-    def actions(self, task: str, state: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+    @abc.abstractmethod
+    def actions(self, task: str, state: np.ndarray) -> np.ndarray: ...
 
     def answer(self, rows: np.ndarray) -> Predicted:
         return Predicted(rows)

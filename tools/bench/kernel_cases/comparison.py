@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from molmoact2_edge.checkpoint.config import ModelConfig
@@ -18,10 +20,15 @@ REFERENCE = Path(__file__).parents[3] / "tests" / "reference"
 RELEASE = REFERENCE / "shapes" / "molmoact2-so101.json"
 CPU = torch.device("cpu")
 
+Computed: TypeAlias = "Tensor | list[NDArray[np.float64]]"
+
 
 @dataclass(frozen=True)
 class Comparison:
     """``ours`` and ``baseline`` return what they computed, for the check before the timing.
+
+    A side that computes many small arrays, as its user would have them, returns their list: to stack them is no part
+    of what is timed.
 
     ``bytes_moved`` is what no implementation can avoid reading and writing, or None where it all fits the caches or is
     not what takes the time; ``flops`` counts multiplications and additions of the matrix products. On CUDA both sides
@@ -32,12 +39,19 @@ class Comparison:
     name: str
     settings: dict[str, Any]
     baseline_is: str
-    ours: Callable[[], Tensor]
-    baseline: Callable[[], Tensor]
+    ours: Callable[[], Computed]
+    baseline: Callable[[], Computed]
     tolerance: float
     bytes_moved: int | None = None
     flops: int = 0
     baseline_on_host: bool = False
+
+
+def gathered(computed: Computed) -> Tensor:
+    """Return what one side computed as one tensor on the CPU, float64."""
+    if isinstance(computed, list):
+        return torch.from_numpy(np.stack(computed))
+    return computed.cpu().double()
 
 
 def config_of(path: Path) -> ModelConfig:

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from kernel_cases.comparison import REFERENCE, Comparison, stream_handle
+from kernel_cases.comparison import REFERENCE, Comparison, Computed, stream_handle
 from molmoact2_edge import _core
 from molmoact2_edge.openfast import OpenFast
 
@@ -25,8 +26,8 @@ def cpu() -> Iterator[Comparison]:
 
         def ours(
             codec: OpenFast = codec, tokens: list[list[int]] = tokens, shape: tuple[int, int] = (steps, dims)
-        ) -> Tensor:
-            return torch.from_numpy(np.stack([codec.decode(ids, *shape)[0] for ids in tokens]))
+        ) -> list[NDArray[np.float64]]:
+            return [codec.decode(ids, *shape)[0] for ids in tokens]
 
         yield _comparison(f"openfast-decode-{name}", ours, REFERENCE / name, tokens, (steps, dims))
 
@@ -56,7 +57,7 @@ def cuda(device: torch.device) -> Iterator[Comparison]:
 
 def _comparison(
     name: str,
-    ours: Callable[[], Tensor],
+    ours: Callable[[], Computed],
     folder: Path,
     tokens: list[list[int]],
     shape: tuple[int, int],
@@ -69,12 +70,12 @@ def _comparison(
     settings = json.loads((folder / "processor_config.json").read_text())
     scale, min_token = settings["scale"], settings["min_token"]
 
-    def plain() -> Tensor:
+    def plain() -> list[NDArray[np.float64]]:
         chunks = []
         for ids in tokens:
             codes = np.array(list(map(ord, tokenizer.decode(ids)))) + min_token
             chunks.append(idct(codes.reshape(-1, shape[1]) / scale, axis=0, norm="ortho"))
-        return torch.from_numpy(np.stack(chunks))
+        return chunks
 
     return Comparison(
         name,
