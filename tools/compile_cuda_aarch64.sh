@@ -3,14 +3,16 @@
 #
 #   tools/compile_cuda_aarch64.sh BUILD_FOLDER
 #
-# Each of these has an Arm processor. A kernel whose registers spill into memory is refused. Objects only: linking them needs the CUDA runtime of an Arm toolkit. The headers are the same for both architectures,
-# but nvcc looks for them in the folder of the one that it compiles for, so they are named.
+# Each of these has an Arm processor. A kernel whose registers spill into memory is refused. Objects only: linking them
+# needs the CUDA runtime of an Arm toolkit. The headers are the same for both architectures, but nvcc looks for them in the
+# folder of the one that it compiles for, so they are named.
 set -eu
 
 cd "$(dirname "$0")/.."
 build=$1
 mkdir -p "$build"
-headers=$(nvcc --dryrun -c csrc/kernels/depth_diff/depth_diff.cu -o unused.o 2>&1 | sed -n 's/.*INCLUDES="-I\([^"]*\)".*/\1/p' | head -n 1)
+headers=$(nvcc --dryrun -c csrc/kernels/depth_diff/depth_diff.cu -o unused.o 2>&1 |
+  sed -n 's/.*INCLUDES="-I\([^"]*\)".*/\1/p' | head -n 1)
 if [ -z "$headers" ]; then
   echo "nvcc --dryrun did not name the folder of its headers; is this a CUDA toolkit of version 12 or later?" >&2
   exit 1
