@@ -46,7 +46,8 @@ std::string set_up(int descriptor, int baud) {
   if (::ioctl(descriptor, TCGETS2, &settings) != 0) {
     return "is no serial device: " + because(errno);
   }
-  // TIOCEXCL keeps others from opening it, unless they are root; the lock keeps those that ask, root included.
+  // TIOCEXCL keeps others from opening it, unless they are root; the lock keeps those that ask, root
+  // included.
   if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0 || ::ioctl(descriptor, TIOCEXCL) != 0) {
     return "is in use: " + because(errno) + "; another program has it";
   }
@@ -173,8 +174,7 @@ LinkStatus SerialLink::write(std::span<const std::uint8_t> bytes, Nanoseconds de
     return LinkStatus::lost;
   }
   while (!bytes.empty()) {
-    const ssize_t written =
-        ::write(descriptor_.load(std::memory_order_acquire), bytes.data(), bytes.size());
+    const ssize_t written = ::write(descriptor_.load(std::memory_order_acquire), bytes.data(), bytes.size());
     if (written > 0) {
       bytes = bytes.subspan(static_cast<std::size_t>(written));
     } else if (written == 0 || errno == EAGAIN || errno == EWOULDBLOCK) {

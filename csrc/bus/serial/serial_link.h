@@ -1,4 +1,5 @@
-// A serial line as the loop's thread needs it: raw bytes, absolute deadlines, and a word when the device is gone.
+// A serial line as the loop's thread needs it: raw bytes, absolute deadlines, and a word when the device is
+// gone.
 #pragma once
 
 #include <atomic>
@@ -11,12 +12,16 @@
 
 namespace molmoact2::bus {
 
-enum class LinkStatus : std::uint8_t { ok, timed_out, lost };  // lost: hang-up, an error of the device, closed
+enum class LinkStatus : std::uint8_t {
+  ok,
+  timed_out,
+  lost
+};  // lost: hang-up, an error of the device, closed
 
-// One thread reads and writes. Another may open and close meanwhile: the descriptor's number stays this link's
-// from the first open() to the end, and what lies behind it is replaced in one step. The thread that reads
-// therefore never meets a descriptor of somebody else, and finds a device that was plugged in again at its next
-// call.
+// One thread reads and writes. Another may open and close meanwhile: the descriptor's number stays this
+// link's from the first open() to the end, and what lies behind it is replaced in one step. The thread that
+// reads therefore never meets a descriptor of somebody else, and finds a device that was plugged in again at
+// its next call.
 class SerialLink {
  public:
   // `baud` in bits a second, any that the adapter can do. Opens nothing.
@@ -26,8 +31,8 @@ class SerialLink {
   ~SerialLink();
 
   // Raw 8N1, non-blocking, for this process alone; low latency where the adapter has it. False, and why with
-  // what to do in `error`, where the path is no serial device that we may have. May allocate and wait: not for
-  // the loop's thread.
+  // what to do in `error`, where the path is no serial device that we may have. May allocate and wait: not
+  // for the loop's thread.
   bool open(std::string& error) noexcept;
   void close() noexcept;
   // False as soon as the device is found to be gone.
@@ -42,8 +47,8 @@ class SerialLink {
   void discard_input() noexcept;
   // Hands all bytes to the kernel, which sends them at the baud rate.
   LinkStatus write(std::span<const std::uint8_t> bytes, control::Nanoseconds deadline) noexcept;
-  // At least one byte, as many as are there and fit; `got` is 0 on anything but ok. A deadline that has passed
-  // takes what is there.
+  // At least one byte, as many as are there and fit; `got` is 0 on anything but ok. A deadline that has
+  // passed takes what is there.
   LinkStatus read(std::span<std::uint8_t> bytes, std::size_t& got, control::Nanoseconds deadline) noexcept;
 
  private:

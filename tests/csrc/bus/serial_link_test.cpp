@@ -19,8 +19,8 @@
 
 using namespace molmoact2::bus;
 using molmoact2::control::begin_counting;
-using molmoact2::control::Counts;
 using molmoact2::control::counters_work;
+using molmoact2::control::Counts;
 using molmoact2::control::end_counting;
 using molmoact2::control::monotonic_now;
 using molmoact2::control::Nanoseconds;
@@ -101,7 +101,8 @@ CASE("what has arrived can be dropped") {
 }
 
 CASE("an unplugged device is lost at once, and found again where its path leads then") {
-  const std::filesystem::path directory = std::filesystem::temp_directory_path() / "molmoact2-serial-link-test";
+  const std::filesystem::path directory =
+      std::filesystem::temp_directory_path() / "molmoact2-serial-link-test";
   std::filesystem::create_directories(directory);
   const std::filesystem::path path = directory / std::to_string(::getpid());
   SerialTerminal first;
