@@ -79,10 +79,13 @@ class FaultPlan:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{path}: not readable as a fault script: {error}") from error
         for number, line in enumerate(lines, start=1):
-            try:
-                self.add(line, timed=True)
-            except InputError as error:
-                raise InputError(f"{path}:{number}: {error}") from error
+            self._add_scripted(line, f"{path}:{number}")
+
+    def _add_scripted(self, line: str, place: str) -> None:
+        try:
+            self.add(line, timed=True)
+        except InputError as error:
+            raise InputError(f"{place}: {error}") from error
 
     def add(self, line: str, timed: bool = False) -> None:
         """Add one line; ``timed`` lines begin with their second, the others count from now.
@@ -111,7 +114,9 @@ class FaultPlan:
             raise InputError(f"duration must be at least 0, got {duration_s:g}")
         if values.keys() != self._known[name]:
             wanted = ", ".join(sorted(self._known[name])) or "no keys"
-            raise InputError(f"{name} wants {wanted} (and perhaps duration), got {', '.join(values) or 'none'}")
+            raise InputError(
+                f"{name} wants {wanted} (and perhaps duration), got {', '.join(values) or 'none'}"
+            )
         with self._lock:
             self._faults.append(Fault(name, begin_s, begin_s + duration_s, values))
 
@@ -120,19 +125,32 @@ class FaultPlan:
             raise InputError(f"{CLEAR} wants the name of one fault: {', '.join(sorted(self._known))}")
         with self._lock:
             self._faults = [
-                fault if fault.name != names[0] else Fault(fault.name, fault.begin_s, min(fault.end_s, at_s), fault.values)
+                fault
+                if fault.name != names[0]
+                else Fault(fault.name, fault.begin_s, min(fault.end_s, at_s), fault.values)
                 for fault in self._faults
             ]
 
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was ever to go wrong."""
+        return not self._faults
+
     def active(self, name: str) -> list[Fault]:
         """Return the faults of that name that are under way, oldest first."""
+        if not self._faults:
+            return []
         now_s = self.now_s()
         with self._lock:
-            return [fault for fault in self._faults if fault.name == name and fault.begin_s <= now_s < fault.end_s]
+            return [
+                fault for fault in self._faults if fault.name == name and fault.begin_s <= now_s < fault.end_s
+            ]
 
     def on(self, name: str, **device: int) -> bool:
         """Whether such a fault is under way: ``plan.on("absent", servo=3)``."""
-        return any(all(fault.integer(key) == value for key, value in device.items()) for fault in self.active(name))
+        return any(
+            all(fault.integer(key) == value for key, value in device.items()) for fault in self.active(name)
+        )
 
     def strikes(self, name: str) -> Fault | None:
         """Draw, for one packet or frame, whether a fault with a ``probability`` hits it; returns the one that does."""

@@ -1,8 +1,8 @@
 """Starts ``molmoact2-edge emulate NAME`` in a process of its own for a test, and ends it for certain.
 
-    with emulator("so101", "--seed", "3") as arm:
-        client.open(arm.address)
-        arm.fault("corrupt probability=0.01 duration=5")
+with emulator("so101", "--seed", "3") as arm:
+    client.open(arm.address)
+    arm.fault("corrupt probability=0.01 duration=5")
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class EmulatorProcess:
     """One emulator that runs."""
 
     def __init__(self, process: subprocess.Popen[str], start_timeout_s: float) -> None:
-        assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
         self._process = process
         self._stdin = process.stdin
         self._said = ""
@@ -75,7 +77,9 @@ class EmulatorProcess:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            raise AssertionError(f"the emulator did not end with its standard input; {self._last_words()}") from None
+            raise AssertionError(
+                f"the emulator did not end with its standard input; {self._last_words()}"
+            ) from None
         finally:
             for reader in self._readers:
                 reader.join(_END_TIMEOUT_S)
@@ -112,7 +116,9 @@ class EmulatorProcess:
 
 
 @contextmanager
-def emulator(name: str, *options: str, start_timeout_s: float = _START_TIMEOUT_S) -> Iterator[EmulatorProcess]:
+def emulator(
+    name: str, *options: str, start_timeout_s: float = _START_TIMEOUT_S
+) -> Iterator[EmulatorProcess]:
     """Run ``molmoact2-edge emulate name options``; ends the process, whatever happens in between."""
     command = [sys.executable, "-c", "import sys; from molmoact2_edge.cli import main; sys.exit(main())"]
     process = subprocess.Popen(
