@@ -17,19 +17,21 @@ from __future__ import annotations
 import argparse
 import re
 import threading
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from molmoact2_edge.errors import InputError
 from molmoact2_emulators.faults import FaultPlan
-from molmoact2_emulators.feetech_bus import Answer, Bus
-from molmoact2_emulators.feetech_packets import Request, RequestParser
+from molmoact2_emulators.feetech_line import PACKET_FAULTS, ServoLine
 from molmoact2_emulators.feetech_registers import FIRMWARE_MAJOR, FIRMWARE_MINOR
+from molmoact2_emulators.feetech_servo import Servo
 from molmoact2_emulators.process import add_fault_options, ask_for_punctuality, running
 from molmoact2_emulators.pty_wire import PtyWire, SystemClock
 from molmoact2_emulators.so101_arm import FAULTS, EmulatedArm, calibrated_servos, stops, unpacked_servos
 from molmoact2_emulators.so101_calibration import (
     JOINTS,
+    REACH,
+    Mounting,
     read_calibration,
     usual_calibration,
     write_calibration,
@@ -40,14 +42,7 @@ from molmoact2_emulators.so101_table import TableMechanics
 
 BAUD = 1_000_000
 _IDLE_S = 0.002
-_WIRE_FAULTS = {
-    "drop": ("probability",),
-    "corrupt": ("probability",),
-    "delay": ("probability", "seconds"),
-    "duplicate": ("probability",),
-    "unplug": (),
-}
-_CAMERA_FAULTS = {"stall": (), "drop_frames": ("probability",)}
+_OTHER_FAULTS = {"unplug": (), "stall": (), "drop_frames": ("probability",)}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -110,36 +105,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Run until asked to end."""
     if not arguments.table and (arguments.camera or arguments.judge):
         raise InputError("--camera and --judge are of the simulated table: give --table, too")
-    plan = FaultPlan({**_WIRE_FAULTS, **FAULTS, **_CAMERA_FAULTS}, seed=arguments.seed)
-    calibration = usual_calibration()
-    if arguments.calibrated_as is not None:
-        calibration = read_calibration(arguments.calibrated_as)
-    if arguments.unpacked:
-        if arguments.calibration is not None:
-            raise InputError(
-                "an arm as shipped has no calibration yet: leave out --calibration or --unpacked"
-            )
-        servos, mountings = unpacked_servos(arguments.seed)
-    else:
-        servos, mountings = calibrated_servos(calibration)
-    for number, major, minor in arguments.firmware:
-        servos[number - 1].set_factory(**{FIRMWARE_MAJOR.name: major, FIRMWARE_MINOR.name: minor})
-    mechanics: Mechanics
-    table: TableMechanics | None = None
-    if arguments.table:
-        cameras = tuple(
-            CameraPlan(role, file, *arguments.camera_size, arguments.camera_rate)
-            for role, file in arguments.camera
-        )
-        judge = None if arguments.judge is None else str(arguments.judge)
-        mechanics = table = TableMechanics(mountings, TablePlan(arguments.seed, cameras, judge))
-    else:
-        for servo, mounting in zip(servos, mountings, strict=True):
-            servo.shaft.position = mounting.ticks(50.0 if mounting is mountings[-1] else 0.0)
-        mechanics = LightMechanics([servo.shaft for servo in servos], stops(mountings))
+    if arguments.unpacked and arguments.calibration is not None:
+        raise InputError("an arm as shipped has no calibration yet: leave out --calibration or --unpacked")
+    plan = FaultPlan({**PACKET_FAULTS, **FAULTS, **_OTHER_FAULTS}, seed=arguments.seed)
+    servos, mountings = _servos(arguments)
+    table = _table(arguments, mountings) if arguments.table else None
+    mechanics: Mechanics = _light(servos, mountings) if table is None else table
     try:
-        if arguments.calibration is not None:
-            write_calibration(arguments.calibration, calibration)
         clock = SystemClock()
         arm = EmulatedArm(servos, mountings, mechanics, plan, clock.now_ns())
         wire = PtyWire(
@@ -160,6 +132,37 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         mechanics.close()
     return 0
+
+
+def _servos(arguments: argparse.Namespace) -> tuple[list[Servo], list[Mounting]]:
+    if arguments.unpacked:
+        servos, mountings = unpacked_servos(arguments.seed)
+    else:
+        calibration = usual_calibration()
+        if arguments.calibrated_as is not None:
+            calibration = read_calibration(arguments.calibrated_as)
+        if arguments.calibration is not None:
+            write_calibration(arguments.calibration, calibration)
+        servos, mountings = calibrated_servos(calibration)
+    for number, major, minor in arguments.firmware:
+        servos[number - 1].set_factory(**{FIRMWARE_MAJOR.name: major, FIRMWARE_MINOR.name: minor})
+    return servos, mountings
+
+
+def _table(arguments: argparse.Namespace, mountings: Sequence[Mounting]) -> TableMechanics:
+    width, height = arguments.camera_size
+    cameras = tuple(
+        CameraPlan(role, file, width, height, arguments.camera_rate) for role, file in arguments.camera
+    )
+    judge = None if arguments.judge is None else str(arguments.judge)
+    return TableMechanics(mountings, TablePlan(arguments.seed, cameras, judge))
+
+
+def _light(servos: Sequence[Servo], mountings: Sequence[Mounting]) -> LightMechanics:
+    """Return an arm that stands at the middle of its ranges."""
+    for servo, mounting, (low, high) in zip(servos, mountings, REACH, strict=True):
+        servo.shaft.position = mounting.ticks((low + high) / 2)
+    return LightMechanics([servo.shaft for servo in servos], stops(mountings))
 
 
 def _serve(
@@ -190,73 +193,6 @@ def _serve(
             line.answer(data, heard_ns)
         # Afterwards, so that answers need not wait for it: what they tell is at most an idle wait old.
         arm.advance(clock.now_ns(), look)
-
-
-@dataclass
-class ServoLine:
-    """From bytes to answers, with what happens to packets on the way."""
-
-    wire: PtyWire
-    bus: Bus
-    plan: FaultPlan
-
-    def __post_init__(self) -> None:
-        self._from_client = RequestParser()
-        self._at_servos = RequestParser()
-
-    def forget(self) -> None:
-        """Forget half a packet: the cable was pulled."""
-        self.__post_init__()
-
-    def answer(self, data: bytes, heard_ns: int) -> None:
-        """Take bytes whose last was on the wire at a time, and send what they cause."""
-        baud = self.wire.client_baud()
-        for request, following in self._from_client.feed(data, heard_ns):
-            sent_ns = heard_ns - self.wire.duration_ns(following)
-            for received in self._on_the_way(request, sent_ns):
-                answers = self.bus.handle(received, baud)
-                if answers and self._send(answers, sent_ns, collides=following > 0):
-                    return
-
-    def _on_the_way(self, request: Request, sent_ns: int) -> list[Request]:
-        """Return what the servos receive of a request."""
-        if self.plan.strikes("drop") is not None:
-            return []
-        if self.plan.strikes("corrupt") is not None:
-            garbled = self._garbled(request.encoded())
-            return [received for received, _ in self._at_servos.feed(garbled, sent_ns)]
-        return [request]
-
-    def _send(self, answers: list[Answer], begin_ns: int, collides: bool) -> bool:
-        """Send answers one after the other; returns whether something from the client collided with them."""
-        wire, plan = self.wire, self.plan
-        for answer in answers:
-            begin_ns += answer.delay_ns + wire.duration_ns(answer.silent_bytes)
-            late = plan.strikes("delay")
-            if late is not None:
-                begin_ns += round(late["seconds"] * 1e9)
-            if plan.strikes("drop") is not None:
-                begin_ns += wire.duration_ns(len(answer.data))
-                continue
-            data = answer.data if plan.strikes("corrupt") is None else self._garbled(answer.data)
-            for _ in range(1 if plan.strikes("duplicate") is None else 2):
-                begin_ns = wire.wait_for(data, begin_ns)
-                collides = wire.discard() > 0 or collides
-                wire.deliver(_collided(data) if collides else data)
-            if collides:
-                return True
-        return False
-
-    def _garbled(self, data: bytes) -> bytes:
-        """Return a packet with one byte changed."""
-        at = self.plan.draw(len(data))
-        change = 1 + self.plan.draw(255)
-        return data[:at] + bytes((data[at] ^ change,)) + data[at + 1 :]
-
-
-def _collided(data: bytes) -> bytes:
-    """Return what is left of a packet where two spoke: its checksum cannot hold."""
-    return bytes(byte & 0x55 for byte in data)
 
 
 def _firmware(text: str) -> tuple[int, int, int]:
