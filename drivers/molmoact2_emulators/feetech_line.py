@@ -7,12 +7,12 @@ answer that is on the wire arrives garbled, and what was sent is lost.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from molmoact2_emulators.faults import FaultPlan
 from molmoact2_emulators.feetech_bus import Answer, Bus
-from molmoact2_emulators.feetech_packets import Request, RequestParser
-from molmoact2_emulators.pty_wire import PtyWire
+from molmoact2_emulators.feetech_packets import SYNC_WRITE, Request, RequestParser
+from molmoact2_emulators.feetech_registers import GOAL_POSITION
 
 PACKET_FAULTS: Mapping[str, tuple[str, ...]] = {
     "drop": ("probability",),
@@ -24,12 +24,46 @@ PACKET_FAULTS: Mapping[str, tuple[str, ...]] = {
 
 
 @dataclass
+class LineCounts:
+    """What became of a client's goals, to be held against what the client believes."""
+
+    goal_writes_heard: int = 0
+    """Sync writes of goals that were whole when the client sent them."""
+    goal_writes_accepted: int = 0
+    """Of these, came to the servos as they were sent."""
+    goal_writes_damaged: int = 0
+    """Of these, lost by a fault."""
+    collisions: int = 0
+    """Times that a client spoke while servos did: what it said is lost, and not among those heard."""
+
+
+class Wire(Protocol):
+    """What carries the bytes; see `pty_wire.PtyWire`."""
+
+    def client_baud(self) -> int | None:
+        """Return the rate that the client has set."""
+
+    def duration_ns(self, count: int) -> int:
+        """Return how long that many bytes take."""
+
+    def wait_for(self, data: bytes, earliest_ns: int = 0) -> int:
+        """Wait until the last of these bytes could be there; returns when that is."""
+
+    def discard(self) -> int:
+        """Drop what has come in meanwhile; returns how many bytes that were."""
+
+    def deliver(self, data: bytes) -> None:
+        """Hand bytes over."""
+
+
+@dataclass
 class ServoLine:
     """From bytes to answers, with what happens to packets on the way."""
 
-    wire: PtyWire
+    wire: Wire
     bus: Bus
     plan: FaultPlan
+    counts: LineCounts = field(default_factory=LineCounts)
 
     def __post_init__(self) -> None:
         self._from_client = RequestParser()
@@ -44,10 +78,22 @@ class ServoLine:
         baud = self.wire.client_baud()
         for request, following in self._from_client.feed(data, heard_ns):
             sent_ns = heard_ns - self.wire.duration_ns(following)
-            for received in self._on_the_way(request, sent_ns):
+            whole = self._on_the_way(request, sent_ns)
+            self._count(request, whole)
+            for received in whole:
                 answers = self.bus.handle(received, baud)
                 if answers and self._send(answers, sent_ns, collides=following > 0):
+                    self.counts.collisions += 1
                     return
+
+    def _count(self, request: Request, received: list[Request]) -> None:
+        if request.instruction != SYNC_WRITE or request.parameters[:1] != bytes((GOAL_POSITION.address,)):
+            return
+        self.counts.goal_writes_heard += 1
+        if request in received:
+            self.counts.goal_writes_accepted += 1
+        else:
+            self.counts.goal_writes_damaged += 1
 
     def _on_the_way(self, request: Request, sent_ns: int) -> list[Request]:
         """Return what the servos receive of a request."""
