@@ -12,43 +12,7 @@ using control::Nanoseconds;
 namespace {
 
 constexpr double kBitsPerByte = 10.0;        // 8N1
-constexpr std::size_t kRequestBytes = 14;    // of a sync read or write without servos
-constexpr std::size_t kCombinedBytes = 8;    // of a combined answer, before the servos' parts
-constexpr std::size_t kPartOverhead = 4;     // of one servo's: error, id, crc
-constexpr std::size_t kBulkEntryBytes = 5;   // id, address, length
 constexpr Nanoseconds kTurnPause = 200'000;  // between two looks for the turn
-
-constexpr bool is_fast(BlockRead way) noexcept {
-  return way == BlockRead::fast_sync || way == BlockRead::fast_bulk;
-}
-constexpr bool is_bulk(BlockRead way) noexcept {
-  return way == BlockRead::bulk || way == BlockRead::fast_bulk;
-}
-
-constexpr Instruction instruction_of(BlockRead way) noexcept {
-  switch (way) {
-    case BlockRead::sync:
-      return Instruction::sync_read;
-    case BlockRead::fast_sync:
-      return Instruction::fast_sync_read;
-    case BlockRead::bulk:
-      return Instruction::bulk_read;
-    case BlockRead::fast_bulk:
-      return Instruction::fast_bulk_read;
-  }
-  return Instruction::sync_read;
-}
-
-constexpr std::size_t answer_bytes(BlockRead way, std::size_t servos, std::size_t length) noexcept {
-  return is_fast(way) ? kCombinedBytes + servos * (kPartOverhead + length)
-                      : servos * (kStatusOverhead + length);
-}
-
-// Appends a number, low byte first.
-void put(std::span<std::uint8_t> bytes, std::size_t& size, std::size_t value) noexcept {
-  bytes[size++] = static_cast<std::uint8_t>(value & 0xFFU);
-  bytes[size++] = static_cast<std::uint8_t>(value >> 8U & 0xFFU);
-}
 
 }  // namespace
 
@@ -70,9 +34,7 @@ bool DynamixelBus::wait_turn(Nanoseconds deadline) noexcept {
 }
 
 Nanoseconds DynamixelBus::block_time(BlockRead way, std::size_t servos, std::size_t length) const noexcept {
-  const std::size_t entries =
-      is_bulk(way) ? kPacketOverhead + servos * kBulkEntryBytes : kRequestBytes + servos;
-  return wire_time(entries + answer_bytes(way, servos, length));
+  return wire_time(block_request_bytes(way, servos) + block_answer_bytes(way, servos, length));
 }
 
 ExchangeStatus DynamixelBus::begin(std::uint8_t id, Instruction instruction,
@@ -142,97 +104,46 @@ ExchangeStatus DynamixelBus::send(std::uint8_t id, Instruction instruction,
   return begin(id, instruction, parameters, kMaxPacketBytes, deadline);
 }
 
-void DynamixelBus::take_combined(const Packet& packet, std::span<Block> blocks, std::size_t length) noexcept {
-  const std::size_t part = kPartOverhead + length;
-  const Nanoseconds began = monotonic_now() - wire_time(packet.parameters.size() + kPacketOverhead);
-  // The last part's CRC is the packet's, which the parser has taken off.
-  for (std::size_t at = 0; at + part <= packet.parameters.size() + 2; at += part) {
-    const std::uint8_t id = packet.parameters[at + 1];
-    const auto block =
-        std::ranges::find_if(blocks, [id](const Block& one) { return one.id == id && !one.received; });
-    const std::uint8_t error = packet.parameters[at];
-    if (block != blocks.end() && (error & kErrorNumberMask) == 0) {
-      block->received = true;
-      block->error = error;
-      block->time = began;
-      std::copy_n(packet.parameters.begin() + static_cast<std::ptrdiff_t>(at + 2), length,
-                  block->data.begin());
-    }
-  }
-}
-
-void DynamixelBus::take_single(const Packet& packet, std::span<Block> blocks, std::size_t length) noexcept {
-  if (packet.instruction != Instruction::status || packet.parameters.size() != 1 + length) {
-    return;
-  }
-  const auto block = std::ranges::find_if(
-      blocks, [&packet](const Block& one) { return one.id == packet.id && !one.received; });
-  if (block != blocks.end() && (packet.parameters[0] & kErrorNumberMask) == 0) {
-    block->received = true;
-    block->error = packet.parameters[0];
-    block->time = monotonic_now() - wire_time(kStatusOverhead + length);
-    std::ranges::copy(packet.parameters.subspan(1), block->data.begin());
-  }
-}
-
 ExchangeStatus DynamixelBus::read_blocks(BlockRead way, std::span<Block> blocks, std::size_t length,
                                          Nanoseconds deadline) noexcept {
-  std::array<std::uint8_t, kMaxServos * kBulkEntryBytes + 4> parameters;
-  std::size_t size = 0;
-  std::size_t missing = 0;
-  if (!is_bulk(way)) {
-    put(parameters, size, blocks.empty() ? 0 : blocks.front().address);
-    put(parameters, size, length);
-  }
-  for (const Block& block : blocks) {
-    if (block.received) {
-      continue;
-    }
-    ++missing;
-    parameters[size++] = block.id;
-    if (is_bulk(way)) {
-      put(parameters, size, block.address);
-      put(parameters, size, length);
-    }
-  }
+  const std::size_t missing = missing_blocks(blocks);
   if (missing == 0) {
     return ExchangeStatus::ok;
   }
-  // Every byte of an ordinary answer may be followed by stuffing, at most one in three.
-  const std::size_t longest =
-      is_fast(way) ? answer_bytes(way, missing, length) : kStatusOverhead + length + length / 3 + 1;
-  const std::size_t expected = answer_bytes(way, missing, length);
-  ExchangeStatus status =
-      begin(kBroadcastId, instruction_of(way), std::span(parameters).first(size), longest, deadline);
-  while (status == ExchangeStatus::ok && missing > 0) {
+  std::array<std::uint8_t, kBlockRequestBytes> parameters;
+  const std::size_t size = block_request(way, blocks, length, parameters);
+  ExchangeStatus status = begin(kBroadcastId, block_instruction(way), std::span(parameters).first(size),
+                                block_packet_bytes(way, missing, length), deadline);
+  const std::size_t expected = block_answer_bytes(way, missing, length);
+  while (status == ExchangeStatus::ok && missing_blocks(blocks) > 0) {
     Packet packet;
     status = receive(packet, deadline, expected);
-    if (status == ExchangeStatus::ok && is_fast(way) && packet.is_combined()) {
-      take_combined(packet, blocks, length);
-      break;  // there is only one
+    if (status == ExchangeStatus::ok && packet.is_combined() == is_fast(way)) {
+      const Nanoseconds began = monotonic_now() - wire_time(packet.parameters.size() + kPacketOverhead);
+      take_block_answer(packet, blocks, length, began);
+      if (is_fast(way)) {
+        break;  // there is only one
+      }
     }
-    if (status == ExchangeStatus::ok && !is_fast(way)) {
-      take_single(packet, blocks, length);
-    }
-    missing = static_cast<std::size_t>(
-        std::ranges::count_if(blocks, [](const Block& block) { return !block.received; }));
   }
   if (status != ExchangeStatus::ok) {
     return status;
   }
-  return std::ranges::all_of(blocks, &Block::received) ? ExchangeStatus::ok : ExchangeStatus::refused;
+  return missing_blocks(blocks) == 0 ? ExchangeStatus::ok : ExchangeStatus::refused;
 }
 
 ExchangeStatus DynamixelBus::sync_write(std::uint16_t address, std::size_t length,
                                         std::span<const std::uint8_t> parameters,
                                         Nanoseconds deadline) noexcept {
   std::array<std::uint8_t, kMaxServos * (1 + kMaxBlockBytes) + 4> whole;
-  std::size_t size = 0;
-  put(whole, size, address);
-  put(whole, size, length);
-  const std::size_t taken = std::min(parameters.size(), whole.size() - size);
-  std::copy_n(parameters.begin(), taken, whole.begin() + static_cast<std::ptrdiff_t>(size));
-  return begin(kBroadcastId, Instruction::sync_write, std::span(whole).first(size + taken), kMaxPacketBytes,
+  whole[0] = static_cast<std::uint8_t>(address & 0xFFU);
+  whole[1] = static_cast<std::uint8_t>(address >> 8U);
+  whole[2] = static_cast<std::uint8_t>(length & 0xFFU);
+  whole[3] = static_cast<std::uint8_t>(length >> 8U);
+  constexpr std::size_t kBegin = 4;
+  const std::size_t taken = std::min(parameters.size(), whole.size() - kBegin);
+  std::copy_n(parameters.begin(), taken, whole.begin() + static_cast<std::ptrdiff_t>(kBegin));
+  return begin(kBroadcastId, Instruction::sync_write, std::span(whole).first(kBegin + taken), kMaxPacketBytes,
                deadline);
 }
 

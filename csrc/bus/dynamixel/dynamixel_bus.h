@@ -9,14 +9,12 @@
 #include <span>
 #include <string>
 
+#include "bus/dynamixel/block.h"
 #include "bus/dynamixel/packet.h"
 #include "bus/serial/serial_link.h"
 #include "control/clock.h"
 
 namespace molmoact2::bus::dynamixel {
-
-inline constexpr std::size_t kMaxServos = 32;      // on one line that is read as one arm
-inline constexpr std::size_t kMaxBlockBytes = 24;  // that are read of each servo at once
 
 enum class ExchangeStatus : std::uint8_t {
   ok,
@@ -30,21 +28,6 @@ struct Answer {
   ExchangeStatus status = ExchangeStatus::timed_out;
   std::uint8_t error = 0;  // of the servo: a number, and kAlertBit
   std::size_t size = 0;    // bytes of data
-};
-
-// How several servos are read at once. Fast: one packet for all, where each servo's firmware knows it. Bulk:
-// where the same data lies at another address in some of them.
-enum class BlockRead : std::uint8_t { sync, fast_sync, bulk, fast_bulk };
-
-struct Block {
-  std::uint8_t id = 0;
-  std::uint16_t address = 0;
-
-  // What came of it.
-  bool received = false;
-  std::uint8_t error = 0;
-  control::Nanoseconds time = 0;  // when its answer began on the wire
-  std::array<std::uint8_t, kMaxBlockBytes> data{};
 };
 
 // Counted by whoever has the turn, read by anybody.
@@ -123,9 +106,6 @@ class DynamixelBus {
   // `expected` bytes have come.
   ExchangeStatus receive(Packet& packet, control::Nanoseconds deadline,
                          std::size_t expected = kMaxPacketBytes) noexcept;
-
-  void take_combined(const Packet& packet, std::span<Block> blocks, std::size_t length) noexcept;
-  void take_single(const Packet& packet, std::span<Block> blocks, std::size_t length) noexcept;
 
   SerialLink link_;
   double ns_per_byte_;

@@ -139,8 +139,7 @@ bool DynamixelPort::read_all(Nanoseconds limit) noexcept {
     const Nanoseconds needed = bus_->block_time(options_.way, missing, kBlockBytes);
     status = bus_->read_blocks(options_.way, blocks, kBlockBytes,
                                std::min(limit, monotonic_now() + needed + bus_->slack()));
-    missing = static_cast<std::size_t>(
-        std::ranges::count_if(blocks, [](const Block& block) { return !block.received; }));
+    missing = missing_blocks(blocks);
     if (status == ExchangeStatus::lost || missing == 0 ||
         monotonic_now() + bus_->block_time(options_.way, missing, kBlockBytes) >= limit) {
       break;
