@@ -15,9 +15,12 @@ the cameras'.
 from __future__ import annotations
 
 import argparse
+import json
 import re
+import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from molmoact2_edge.errors import InputError
@@ -30,7 +33,7 @@ from molmoact2_emulators.pty_wire import PtyWire, SystemClock
 from molmoact2_emulators.so101_arm import FAULTS, EmulatedArm, calibrated_servos, stops, unpacked_servos
 from molmoact2_emulators.so101_calibration import (
     JOINTS,
-    REACH,
+    MIDDLE,
     Mounting,
     read_calibration,
     usual_calibration,
@@ -127,6 +130,7 @@ def run(arguments: argparse.Namespace) -> int:
             with running(str(wire.path), plan, arguments) as ended:
                 ask_for_punctuality()
                 _serve(wire, line, arm, plan, table, ended)
+            print(f"counts: {json.dumps(asdict(line.counts))}", file=sys.stderr, flush=True)
         finally:
             wire.close()
     finally:
@@ -160,8 +164,8 @@ def _table(arguments: argparse.Namespace, mountings: Sequence[Mounting]) -> Tabl
 
 def _light(servos: Sequence[Servo], mountings: Sequence[Mounting]) -> LightMechanics:
     """Return an arm that stands at the middle of its ranges."""
-    for servo, mounting, (low, high) in zip(servos, mountings, REACH, strict=True):
-        servo.shaft.position = mounting.ticks((low + high) / 2)
+    for servo, mounting, middle in zip(servos, mountings, MIDDLE, strict=True):
+        servo.shaft.position = mounting.ticks(middle)
     return LightMechanics([servo.shaft for servo in servos], stops(mountings))
 
 

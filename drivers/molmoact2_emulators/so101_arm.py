@@ -13,6 +13,7 @@ from molmoact2_emulators.so101_calibration import (
     GRIPPER,
     GRIPPER_DEGREES,
     JOINTS,
+    MIDDLE,
     REACH,
     TICKS_PER_DEGREE,
     JointCalibration,
@@ -67,11 +68,11 @@ def unpacked_servos(seed: int) -> tuple[list[Servo], list[Mounting]]:
     chance = random.Random(seed)  # noqa: S311 - repeatable, no secret
     mountings = []
     for number, (low, high) in enumerate(REACH):
-        middle = CENTRE + chance.randint(-_HORN_SLACK, _HORN_SLACK)
+        horn = CENTRE + chance.randint(-_HORN_SLACK, _HORN_SLACK)
         per_tick = 1.0 / TICKS_PER_DEGREE
         if number == GRIPPER:
             per_tick = (high - low) / (GRIPPER_DEGREES * TICKS_PER_DEGREE)
-        mountings.append(Mounting(middle - (low + high) / 2 / per_tick, per_tick))
+        mountings.append(Mounting(horn - MIDDLE[number] / per_tick, per_tick))
     return [Servo() for _ in REACH], mountings
 
 
@@ -156,19 +157,19 @@ class EmulatedArm:
             if joint + 1 in asked:
                 units = asked[joint + 1]
             elif sweep:
-                units = _swept(low, high, self._sweep_s)
+                units = _swept(low, high, MIDDLE[joint], self._sweep_s)
             elif middle:
-                units = (low + high) / 2
+                units = MIDDLE[joint]
             free = self._servos[joint].drive.torque is Torque.FREE
             self._hands[joint] = self._mountings[joint].ticks(units) if units is not None and free else None
 
 
-def _swept(low: float, high: float, seconds: float) -> float:
+def _swept(low: float, high: float, middle: float, seconds: float) -> float:
     """Return where a hand is that goes from the middle to the upper end, the lower one, and back, for ever."""
     span = high - low
     way = (seconds * _SWEEP_SPEED) % (2 * span)
-    if way < span / 2:
-        return (low + high) / 2 + way
-    if way < 3 * span / 2:
-        return high - (way - span / 2)
-    return low + (way - 3 * span / 2)
+    if way < high - middle:
+        return middle + way
+    if way < high - middle + span:
+        return high - (way - (high - middle))
+    return low + (way - (high - middle) - span)

@@ -14,6 +14,8 @@ JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_ro
 GRIPPER = 5
 REACH = ((-110.0, 110.0), (-100.0, 100.0), (-96.8, 96.8), (-95.0, 95.0), (-157.2, 162.8), (0.0, 100.0))
 """Where the arm's parts stop each joint: degrees, the gripper in percent, as in the simulation model."""
+MIDDLE = (0.0, 0.0, 0.0, 0.0, 0.0, 50.0)
+"""The pose that calibrating begins with: what becomes tick 2047 and zero degrees."""
 GRIPPER_DEGREES = 110.0
 """How far the gripper's servo turns from closed to open."""
 TICKS_PER_DEGREE = 4095 / 360
