@@ -217,7 +217,10 @@ class FciServer:
                 datagram = self._datagrams.recv(_DATAGRAM_MAX)
             except OSError:
                 return
-            if len(datagram) != layout.size or self._plan.strikes("lost_packets") is not None:
+            if len(datagram) != layout.size:
+                continue
+            if self._plan.strikes("lost_packets") is not None:
+                self._sent_id = -1  # no use in waiting for it
                 continue
             command = unpack_command(layout, datagram)
             # An answer to an older state has missed its millisecond.
