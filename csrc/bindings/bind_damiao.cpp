@@ -101,7 +101,7 @@ void bind_codecs(py::module_& module) {
         }
         return py::bytes(reinterpret_cast<const char*>(line.data()), size);
       },
-      py::arg("id"), py::arg("data"), py::arg("extended") = false, py::arg("remote") = false);
+      py::arg("can_id"), py::arg("data"), py::arg("extended") = false, py::arg("remote") = false);
   py::class_<SlcanParser>(module, "SlcanParser").def(py::init<>()).def("feed", &feed, py::arg("data"));
   module.def(
       "encode_mit",
@@ -332,7 +332,7 @@ void bind_port(py::module_& module) {
                        double kp, double kd, double scale, double offset) {
              return DamiaoJoint{bus, id, feedback_id, ranges_of(ranges), kp, kd, scale, offset};
            }),
-           py::kw_only(), py::arg("bus"), py::arg("id"), py::arg("feedback_id"), py::arg("ranges"),
+           py::kw_only(), py::arg("bus"), py::arg("motor_id"), py::arg("feedback_id"), py::arg("ranges"),
            py::arg("kp"), py::arg("kd"), py::arg("scale"), py::arg("offset"));
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
   py::class_<DamiaoPort, control::Port, std::shared_ptr<DamiaoPort>>(module, "DamiaoPort")

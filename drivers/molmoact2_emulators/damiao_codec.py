@@ -95,7 +95,11 @@ def pack_feedback(
     number = code(position, -ranges.position, ranges.position, 16)
     number = number << 12 | code(velocity, -ranges.velocity, ranges.velocity, 12)
     number = number << 12 | code(torque, -ranges.torque, ranges.torque, 12)
-    return bytes([status << 4 | motor & 0xF]) + number.to_bytes(5, "big") + bytes([driver_celsius, rotor_celsius])
+    return (
+        bytes([status << 4 | motor & 0xF])
+        + number.to_bytes(5, "big")
+        + bytes([driver_celsius, rotor_celsius])
+    )
 
 
 def raw_float(number: float) -> int:

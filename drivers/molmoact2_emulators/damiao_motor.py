@@ -34,10 +34,11 @@ ROTOR_HOT, LINK_LOST, OVERLOAD = 0xC, 0xD, 0xE
 TIMEOUT_COUNT_S = 50e-6  # register 9 counts in these
 _STEP_S = 1e-3
 _DAMPING = 2.0  # Nm s/rad: what a motor does by itself once it got no commands for too long
-_AMBIENT_CELSIUS = 32
 
 # Registers: number -> whether it may be written. All others that a motor has read as what they hold and are kept.
-_WRITABLE = frozenset({0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35})
+_WRITABLE = frozenset(
+    {0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35}
+)
 MST_ID, ESC_ID, TIMEOUT, CTRL_MODE, SERIAL, GEAR, PMAX, VMAX, TMAX = 7, 8, 9, 10, 15, 20, 21, 22, 23
 OT_VALUE = 2
 _MIT_MODE = 1
@@ -58,8 +59,16 @@ class Mechanics:
 class DamiaoMotor:
     """A motor and its joint. Time is given: nothing here looks at a clock."""
 
+    AMBIENT_CELSIUS = 32
+
     def __init__(
-        self, motor_id: int, ranges: Ranges, gear: float, mechanics: Mechanics, position: float, timeout: int = 0
+        self,
+        motor_id: int,
+        ranges: Ranges,
+        gear: float,
+        mechanics: Mechanics,
+        position: float,
+        timeout: int = 0,
     ) -> None:
         """`position` in rad, `timeout` as register 9 holds it when the motor is switched on (0: none)."""
         self.mechanics = mechanics
@@ -67,7 +76,7 @@ class DamiaoMotor:
         self.velocity = 0.0
         self.torque = 0.0
         self.status = DISABLED
-        self.celsius = _AMBIENT_CELSIUS
+        self.celsius = self.AMBIENT_CELSIUS
         self._zero = 0.0
         self._command = MitCommand()
         self._heard_s = 0.0
@@ -170,9 +179,9 @@ class DamiaoMotor:
         if command == ENABLE and self.status == DISABLED:
             self.status = ENABLED
             self._command = MitCommand()
-        elif command == DISABLE and self.status == ENABLED:
-            self.status = DISABLED
-        elif command == CLEAR_ERROR and self.status > ENABLED:
+        elif (command == DISABLE and self.status == ENABLED) or (
+            command == CLEAR_ERROR and self.status > ENABLED
+        ):
             self.status = DISABLED
         elif command == SET_ZERO and self.status != ENABLED:
             self._zero = self.position
@@ -204,7 +213,7 @@ class DamiaoMotor:
             self.position - self._zero,
             self.velocity,
             self.torque,
-            _AMBIENT_CELSIUS,
+            self.AMBIENT_CELSIUS,
             max(0, min(255, self.celsius)),
             self.ranges,
         )

@@ -109,6 +109,15 @@ class Section:
         ]
         return self._take(key, f"a number {' and '.join(filter(None, bounds))}".strip(), accept)
 
+    def numbers(self, key: str, count: int) -> tuple[float, ...]:
+        def accept(values: object) -> tuple[float, ...] | None:
+            if not isinstance(values, list) or len(values) != count:
+                return None
+            numbers = tuple(_number(value) for value in values)
+            return None if None in numbers else tuple(n for n in numbers if n is not None)
+
+        return self._take(key, f"a list of {count} numbers", accept)
+
     def interval(self, key: str) -> tuple[float, float]:
         return self._take(key, "[lowest, highest]", _interval)
 

@@ -124,10 +124,6 @@ void DamiaoPort::exchange(Nanoseconds now) noexcept {
 
 void DamiaoPort::ask(Nanoseconds now) noexcept {
   const DriveMode mode = mode_.load(std::memory_order_relaxed);
-  const double ramp =
-      options_.ramp == 0
-          ? 1.0
-          : std::clamp(static_cast<double>(now - ramp_begin_) / static_cast<double>(options_.ramp), 0.0, 1.0);
   std::array<double, kMaxJoints> weight{};
   if (positions(mode)) {
     for (const ArmWeight& arm : options_.weights) {
@@ -151,8 +147,12 @@ void DamiaoPort::ask(Nanoseconds now) noexcept {
     command.position = targets_[i];
     command.kd = joint.kd;
     if (positions(mode)) {
-      command.kp = joint.kp * ramp;
-      command.torque = weight[i] * ramp;
+      const double ramped =
+          options_.ramp == 0 ? 1.0
+                             : static_cast<double>(now - ramp_begin_[i]) / static_cast<double>(options_.ramp);
+      const double share = std::clamp(ramped, 0.0, 1.0);
+      command.kp = joint.kp * share;
+      command.torque = weight[i] * share;
     }
     if (!drives(mode) || !encode_mit(joint.id, command, joint.ranges, frame)) {
       frame = register_frame(joint.id, RegisterAction::refresh, 0, 0);
@@ -366,6 +366,8 @@ bool DamiaoPort::open(std::string& error) {
     found_disabled_.fill(0);
     written_ = false;
   }
+  // The keeper leaves the first moments to whoever opened.
+  loop_seen_.store(monotonic_now(), std::memory_order_release);
   const std::lock_guard lock(keeper_mutex_);
   std::fill(open_errors_.begin(), open_errors_.end(), std::string());
   keeping_ = true;
@@ -401,7 +403,7 @@ bool DamiaoPort::set_mode(DriveMode mode) {
     found_disabled_.fill(0);
   }
   if (positions(mode) && !positions(before)) {
-    ramp_begin_ = now;
+    ramp_begin_.fill(now);
     for (std::size_t i = 0; i < joint_count(); ++i) {
       targets_[i] = motors_[i].feedback().position;
     }
@@ -454,7 +456,14 @@ bool DamiaoPort::converse(const CanFrame& frame) {
 bool DamiaoPort::command(std::size_t joint, MotorCommand command) {
   const Wire wire(*this);
   question_ = Question{.about = Question::About::command, .joint = joint, .command = command};
-  return converse(command_frame(options_.joints[joint].id, command));
+  const bool was_on = motors_[joint].feedback().status == MotorStatus::enabled;
+  const bool obeyed = converse(command_frame(options_.joints[joint].id, command));
+  if (obeyed && command == MotorCommand::enable && !was_on) {
+    targets_[joint] = motors_[joint].feedback().position;
+    ramp_begin_[joint] = monotonic_now();
+    found_disabled_[joint] = 0;
+  }
+  return obeyed;
 }
 
 bool DamiaoPort::read_register(std::size_t joint, std::uint8_t address, std::uint32_t& value) {

@@ -126,7 +126,8 @@ class DamiaoPort final : public control::Port {
   // grows from nothing where the motors were free before. False where not every motor has been heard from.
   bool set_mode(DriveMode mode);
   DriveMode mode() const noexcept { return mode_.load(std::memory_order_acquire); }
-  // Until the motor says that it did. False where it does not, or does not answer.
+  // Until the motor says that it did. False where it does not, or does not answer. A motor that is switched
+  // on while others are driven keeps its pose, with a stiffness that grows from nothing.
   bool command(std::size_t joint, MotorCommand command);
   bool read_register(std::size_t joint, std::uint8_t address, std::uint32_t& value);
   // False as well where the motor answers with another value.
@@ -200,7 +201,7 @@ class DamiaoPort final : public control::Port {
   std::array<std::size_t, kMaxBuses> pending_{};
   std::array<int, control::kMaxJoints> found_disabled_{};  // feedbacks in a row
   std::array<FrameArray, kMaxBuses> frames_{};
-  control::Nanoseconds ramp_begin_ = 0;
+  std::array<control::Nanoseconds, control::kMaxJoints> ramp_begin_{};
   bool written_ = false;  // since the last read
   DamiaoReport report_;
   Question question_;

@@ -8,7 +8,7 @@ from molmoact2_edge._core.control import Port
 
 _Ranges = tuple[float, float, float]
 
-def encode_slcan(id: int, data: bytes, extended: bool = False, remote: bool = False) -> bytes: ...
+def encode_slcan(can_id: int, data: bytes, extended: bool = False, remote: bool = False) -> bytes: ...
 
 class SlcanParser:
     def __init__(self) -> None: ...
@@ -54,7 +54,7 @@ class DamiaoJoint:
         self,
         *,
         bus: int,
-        id: int,
+        motor_id: int,
         feedback_id: int,
         ranges: _Ranges,
         kp: float,
