@@ -160,7 +160,9 @@ int close_descriptor(int descriptor) {
 }
 
 int control(int descriptor, unsigned long request, void* argument) {
-  const std::shared_ptr<EmulatedCamera> camera = devices().find(descriptor);
+  // Requests that are not of video go to the descriptor itself, as for a driver: whether it blocks, say.
+  const bool of_video = ((request >> 8U) & 0xffU) == 'V';
+  const std::shared_ptr<EmulatedCamera> camera = of_video ? devices().find(descriptor) : nullptr;
   if (camera == nullptr) return static_cast<int>(::syscall(SYS_ioctl, descriptor, request, argument));
   try {
     const int status = camera->control(request, argument);

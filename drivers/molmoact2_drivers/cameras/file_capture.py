@@ -46,8 +46,9 @@ class FileCapture:
             size = (bgr.shape[0], bgr.shape[1])
         else:
             self._video = cv2.VideoCapture(self._path, cv2.CAP_FFMPEG)
-            size = tuple(
-                round(self._video.get(key)) for key in (cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FRAME_WIDTH)
+            size = (
+                round(self._video.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+                round(self._video.get(cv2.CAP_PROP_FRAME_WIDTH)),
             )
             rate_hz = float(self._video.get(cv2.CAP_PROP_FPS))
             if not self._video.isOpened() or min(size) <= 0 or not 0.0 < rate_hz <= 1000.0:
@@ -62,8 +63,9 @@ class FileCapture:
         self._begin_ns = time.monotonic_ns()
         self._sequence = 0
         kind = "picture" if self._still is not None else "video"
+        height, width = wanted.size or size
         return Opened(
-            CameraCapabilities(*(wanted.size or size), rate_hz),
+            CameraCapabilities(height, width, rate_hz),
             f"{kind} {size[1]}x{size[0]} at {rate_hz:g} Hz{resizing(size, wanted)}",
         )
 

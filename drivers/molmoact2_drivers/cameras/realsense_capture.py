@@ -73,8 +73,9 @@ class RealSenseCapture:
         except RuntimeError as error:  # all that the SDK raises
             raise RobotError(f"RealSense {self._serial} does not start: {error}") from error
         self._pipeline = pipeline
+        height, width = wanted.size or offer.size
         return Opened(
-            CameraCapabilities(*(wanted.size or offer.size), choice.rate_hz),
+            CameraCapabilities(height, width, choice.rate_hz),
             f"{choice}{resizing(offer.size, wanted)}",
         )
 

@@ -67,9 +67,9 @@ class StreamCapture:
         except RobotError:
             self.close()
             raise
-        # It does not tell its rate.
+        height, width = wanted.size or size
         return Opened(
-            CameraCapabilities(*(wanted.size or size), wanted.rate_hz),
+            CameraCapabilities(height, width, wanted.rate_hz),  # it does not tell its rate
             f"MJPEG stream {size[1]}x{size[0]}{resizing(size, wanted)}",
         )
 
