@@ -127,8 +127,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         try:
             line = ServoLine(wire, arm.bus, plan)
+            ask_for_punctuality()
             with running(str(wire.path), plan, arguments) as ended:
-                ask_for_punctuality()
                 _serve(wire, line, arm, plan, table, ended)
             print(f"counts: {json.dumps(asdict(line.counts))}", file=sys.stderr, flush=True)
         finally:

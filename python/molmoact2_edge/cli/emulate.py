@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-_EMULATORS = {
+EMULATORS = {
     "so101": "six Feetech STS3215 on a serial line, with the simulated table behind them",
     "dynamixel": "Dynamixel X servos on a serial line, protocol 2.0",
     "fr3": "Franka Research 3 with its hand: FCI version 10",
@@ -18,7 +18,7 @@ _EMULATORS = {
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command; each emulator has options of its own: ``emulate NAME --help``."""
-    names = "\n".join(f"  {name:<10} {purpose}" for name, purpose in _EMULATORS.items())
+    names = "\n".join(f"  {name:<10} {purpose}" for name, purpose in EMULATORS.items())
     parser = subparsers.add_parser(
         "emulate",
         help="be a robot or a camera on the wire, without hardware",
@@ -27,7 +27,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog=f"emulators, each with --help of its own:\n{names}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("emulator", choices=tuple(_EMULATORS), metavar="NAME")
+    parser.add_argument("emulator", choices=tuple(EMULATORS), metavar="NAME")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="of that emulator")
     parser.set_defaults(run=run)
 
@@ -36,8 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the emulator until it is asked to end; returns the exit code."""
     name: str = arguments.emulator
     module = importlib.import_module(f"molmoact2_emulators.{name}")
+    purpose = EMULATORS[name]
     parser = argparse.ArgumentParser(
-        prog=f"molmoact2-edge emulate {name}", description=_EMULATORS[name].capitalize() + "."
+        prog=f"molmoact2-edge emulate {name}", description=f"{purpose[0].upper()}{purpose[1:]}."
     )
     module.add_options(parser)
     code: int = module.run(parser.parse_args(arguments.options))

@@ -57,13 +57,17 @@ def test_seconds_count_from_the_start(plan: FaultPlan, clock: Clock) -> None:
     assert plan.on("unplug")
 
 
-def test_a_line_without_a_time_counts_from_its_arrival_until_it_is_cleared(plan: FaultPlan, clock: Clock) -> None:
+def test_a_line_without_a_time_counts_from_its_arrival_until_it_is_cleared(
+    plan: FaultPlan, clock: Clock
+) -> None:
     clock.now += 7.0
     plan.add("absent servo=2\n")
     plan.add("unplug duration=1")
-    assert plan.on("absent", servo=2) and plan.on("unplug")
+    assert plan.on("absent", servo=2)
+    assert plan.on("unplug")
     clock.now += 1.0
-    assert plan.on("absent", servo=2) and not plan.on("unplug")
+    assert plan.on("absent", servo=2)
+    assert not plan.on("unplug")
     plan.add("clear absent")
     assert not plan.on("absent", servo=2)
     plan.add("absent servo=2")
@@ -130,7 +134,10 @@ def test_a_script_names_the_line_that_is_wrong(plan: FaultPlan, tmp_path: Path) 
         plan.read(tmp_path / "none")
 
 
-@given(st.text(max_size=60) | st.from_regex(r"(corrupt|unplug|clear|delay)( [a-z]+=[-0-9a-z.]*){0,3}", fullmatch=True))
+@given(
+    st.text(max_size=60)
+    | st.from_regex(r"(corrupt|unplug|clear|delay)( [a-z]+=[-0-9a-z.]*){0,3}", fullmatch=True)
+)
 def test_any_line_is_taken_or_refused(line: str) -> None:
     plan = FaultPlan(KNOWN, clock=Clock())
     for timed in (False, True):
@@ -144,7 +151,9 @@ def test_any_line_is_taken_or_refused(line: str) -> None:
                 assert set(KNOWN[name]) == set(fault.values)
 
 
-@given(st.lists(st.tuples(st.floats(0, 10), st.floats(0, 5), st.integers(1, 6)), max_size=8), st.floats(0, 20))
+@given(
+    st.lists(st.tuples(st.floats(0, 10), st.floats(0, 5), st.integers(1, 6)), max_size=8), st.floats(0, 20)
+)
 def test_a_fault_lasts_from_its_begin_to_its_end(faults: list[tuple[float, float, int]], at: float) -> None:
     clock = Clock()
     clock.now = 0.0

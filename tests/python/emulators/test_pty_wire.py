@@ -1,4 +1,4 @@
-"""The paced serial line: when bytes may be there is arithmetic over a clock of the test; the kernel only carries them."""
+"""The paced serial line: when bytes may be there is arithmetic over a test's clock; the kernel only carries them."""
 
 from __future__ import annotations
 

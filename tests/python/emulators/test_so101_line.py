@@ -103,7 +103,9 @@ def test_reading_several_at_once(six: Six) -> None:
 def test_writing_several_at_once(six: Six) -> None:
     parameters = bytes((42, 2)) + b"".join(bytes((number, number, 4)) for number in range(1, 7))
     assert six.answers(Request(BROADCAST, packets.SYNC_WRITE, parameters)) == []
-    assert [servo.memory[reg.GOAL_POSITION] for servo in six.servos] == [0x400 + number for number in range(1, 7)]
+    assert [servo.memory[reg.GOAL_POSITION] for servo in six.servos] == [
+        0x400 + number for number in range(1, 7)
+    ]
 
 
 def test_a_cycle_takes_what_the_wire_takes(six: Six) -> None:
@@ -148,7 +150,9 @@ def test_what_makes_no_sense_is_ignored(six: Six, request_: Request) -> None:
 
 @given(st.integers(0, 254), st.integers(0, 255), st.binary(max_size=40))
 @settings(max_examples=300)
-def test_any_request_is_answered_by_whom_it_names_or_by_nobody(servo: int, instruction: int, parameters: bytes) -> None:
+def test_any_request_is_answered_by_whom_it_names_or_by_nobody(
+    servo: int, instruction: int, parameters: bytes
+) -> None:
     six = Six()
     for answer in six.answers(Request(servo, instruction, parameters)):
         assert answer[:2] == b"\xff\xff"
@@ -251,7 +255,9 @@ def test_half_a_packet_is_forgotten_when_the_cable_is_pulled(six: Six) -> None:
     assert six.wire.delivered == []
 
 
-def counted(six: Six, fault: str, check: Callable[[list[tuple[int, bytes]]], bool], tries: int = 400) -> float:
+def counted(
+    six: Six, fault: str, check: Callable[[list[tuple[int, bytes]]], bool], tries: int = 400
+) -> float:
     six.plan.add(fault)
     ping = Request(1, packets.PING).encoded()
     return sum(check(six.ask(ping)) for _ in range(tries)) / tries
@@ -301,9 +307,13 @@ def test_answers_that_come_twice(six: Six) -> None:
     ]
 
 
-@given(st.integers(0, 1000), st.lists(st.sampled_from(["drop", "corrupt", "duplicate"]), unique=True), st.data())
+@given(
+    st.integers(0, 1000), st.lists(st.sampled_from(["drop", "corrupt", "duplicate"]), unique=True), st.data()
+)
 @settings(max_examples=60)
-def test_whatever_packets_suffer_times_never_overlap(seed: int, faults: list[str], data: st.DataObject) -> None:
+def test_whatever_packets_suffer_times_never_overlap(
+    seed: int, faults: list[str], data: st.DataObject
+) -> None:
     six = Six(seed)
     for name in faults:
         six.plan.add(f"{name} probability={data.draw(st.floats(0.1, 0.9))}")

@@ -80,7 +80,11 @@ def test_what_is_found_was_there(noise: bytes) -> None:
 def test_a_changed_byte_is_no_other_request(request: Request, data: st.DataObject) -> None:
     original = bytearray(request.encoded())
     at = data.draw(st.integers(0, len(original) - 1))
-    changed = bytes(original[:at]) + bytes((original[at] ^ data.draw(st.integers(1, 255)),)) + bytes(original[at + 1 :])
+    changed = (
+        bytes(original[:at])
+        + bytes((original[at] ^ data.draw(st.integers(1, 255)),))
+        + bytes(original[at + 1 :])
+    )
     found = parsed(RequestParser(), changed)
     # Where the length changed, a shorter one may lie in what is left, by chance.
     assert request not in found
@@ -109,7 +113,10 @@ def test_lengths_that_no_packet_has(length: int) -> None:
     assert parsed(parser, packet(1, PING)) == [Request(1, PING)]
 
 
-@given(st.integers(0, 255), st.lists(st.tuples(st.integers(0, 253), st.binary(min_size=3, max_size=3)), max_size=8))
+@given(
+    st.integers(0, 255),
+    st.lists(st.tuples(st.integers(0, 253), st.binary(min_size=3, max_size=3)), max_size=8),
+)
 def test_synchronous_writes_are_taken_apart(address: int, blocks: list[tuple[int, bytes]]) -> None:
     parameters = bytes((address, 3)) + b"".join(bytes((servo,)) + data for servo, data in blocks)
     assert list(sync_writes(parameters)) == [(servo, address, data) for servo, data in blocks]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -72,7 +74,10 @@ def test_the_table_is_the_published_one(name: str, address: int, size: int) -> N
     assert (register.address, register.size) == (address, size)
 
 
-@given(st.sampled_from([register for register in STS3215 if register.sign_bit is not None]), st.integers(-70000, 70000))
+@given(
+    st.sampled_from([register for register in STS3215 if register.sign_bit is not None]),
+    st.integers(-70000, 70000),
+)
 def test_signs_and_magnitudes(register: Register, value: int) -> None:
     assert register.sign_bit is not None
     most = (1 << register.sign_bit) - 1
@@ -115,7 +120,10 @@ def test_a_block_is_the_same_as_its_registers_one_by_one(address: int, data: byt
     together, apart = Bench(), Bench()
     together.servo.write(address, data)
     for register in STS3215:
-        begin, end = max(register.address, address), min(register.address + register.size, address + len(data))
+        begin, end = (
+            max(register.address, address),
+            min(register.address + register.size, address + len(data)),
+        )
         if begin < end:
             apart.servo.write(begin, data[begin - address : end - address])
     assert together.servo.read(0, 96) == apart.servo.read(0, 96)
@@ -195,8 +203,8 @@ def test_the_profile_keeps_speed_and_acceleration(bench: Bench) -> None:
     for _ in range(1600):
         bench.run(STEP_S)
         set_points.append(bench.servo.drive.set_point)
-    speeds = [(b - a) / STEP_S for a, b in zip(set_points, set_points[1:], strict=False)]
-    changes = [abs(b - a) / STEP_S for a, b in zip(speeds, speeds[1:], strict=False)]
+    speeds = [(b - a) / STEP_S for a, b in pairwise(set_points)]
+    changes = [abs(b - a) / STEP_S for a, b in pairwise(speeds)]
     assert max(speeds) == pytest.approx(500.0, abs=1.0)
     assert min(speeds) > -1.0
     # Trapezoid of 1000 ticks at 500 ticks/s and 1000 ticks/s^2: 2.5 s.
@@ -485,7 +493,9 @@ class LockAndTorque(RuleBasedStateMachine):
     @invariant()
     def registers_are_as_they_must_be(self) -> None:
         memory = self.bench.servo.memory
-        assert {name: stored for name, stored in self.now.items() if stored != self._stored(memory, name)} == {}
+        assert {
+            name: stored for name, stored in self.now.items() if stored != self._stored(memory, name)
+        } == {}
 
     @invariant()
     def the_motor_does_what_torque_enable_says(self) -> None:
