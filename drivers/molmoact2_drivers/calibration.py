@@ -146,7 +146,12 @@ def calibration_folders(family: str, role: ArmRole, home: Path | None = None) ->
     return tuple(base / name for name in names)
 
 
-def default_path(family: str, role: ArmRole, id: str, home: Path | None = None) -> Path:
+def default_path(
+    family: str,
+    role: ArmRole,
+    id: str,  # noqa: A002 - LeRobot's word
+    home: Path | None = None,
+) -> Path:
     """Return where a new calibration of that name belongs.
 
     Raises:
@@ -155,7 +160,12 @@ def default_path(family: str, role: ArmRole, id: str, home: Path | None = None) 
     return calibration_folders(family, role, home)[0] / _file_name(id)
 
 
-def find_calibration(family: str, role: ArmRole, id: str | None, home: Path | None = None) -> Path:
+def find_calibration(
+    family: str,
+    role: ArmRole,
+    id: str | None,  # noqa: A002 - LeRobot's word
+    home: Path | None = None,
+) -> Path:
     """Return the existing file of that name, or the only one there is where `id` is None.
 
     Raises:
@@ -233,8 +243,8 @@ def half_turn_offset(present: int) -> int:
     offset = present - _MIDDLE_TICK
     if abs(offset) > _OFFSET_MAX:
         raise InputError(
-            f"the joint reads {present} ticks in the middle of its range, which is {offset} from {_MIDDLE_TICK}; an offset is "
-            f"at most {_OFFSET_MAX}. Move it a little, or mount its horn anew"
+            f"the joint reads {present} ticks in the middle of its range, which is {offset} from {_MIDDLE_TICK}; an "
+            f"offset is at most {_OFFSET_MAX}. Move it a little, or mount its horn anew"
         )
     return offset
 
@@ -269,10 +279,10 @@ def _bounded(joint: JointCalibration, ticks: float) -> int:
     return below + (bounded - below >= 0.5)
 
 
-def _file_name(id: str) -> str:
-    if not id or id in (".", "..") or Path(id).name != id or "\0" in id:
-        raise InputError(f"the name of a calibration is that of a file, without folders; got {id!r}")
-    return f"{id}.json"
+def _file_name(name: str) -> str:
+    if not name or name in (".", "..") or Path(name).name != name or "\0" in name:
+        raise InputError(f"the name of a calibration is that of a file, without folders; got {name!r}")
+    return f"{name}.json"
 
 
 def _require_keys(place: str, what: str, data: Mapping[str, object], wanted: Sequence[str]) -> None:

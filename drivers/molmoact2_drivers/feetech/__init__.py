@@ -62,7 +62,9 @@ def from_config(config: RobotConfig) -> SoFollower:
     baud = section.optional_integer("baud", 1, 10_000_000)
     section.no_more()
     if port is None:
-        raise InputError(f"{config.name}: which port? --port /dev/ttyACM0, say; `molmoact2-edge find-port` finds it")
+        raise InputError(
+            f"{config.name}: which port? --port /dev/ttyACM0, say; `molmoact2-edge find-port` finds it"
+        )
     calibration = _calibration(config.driver, ArmRole.FOLLOWER, name, None if file is None else Path(file))
     return SoFollower(port, calibration, baud=DEFAULT_BAUD if baud is None else baud, name=config.name)
 

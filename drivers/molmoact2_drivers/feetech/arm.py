@@ -1,4 +1,4 @@
-"""What an SO-100's or SO-101's follower and leader have in common: six servos on one line, and what may go wrong there."""
+"""What follower and leader of an SO-100 or SO-101 have in common: six servos on one line, and what may go wrong."""
 
 from __future__ import annotations
 
@@ -110,7 +110,25 @@ class SoArm(ABC):
         """Send joint targets once."""
 
     @abstractmethod
-    def _stop(self, policy: StopPolicy) -> None: ...
+    def _prepare_configuration(self) -> None:
+        """What is done before settings are looked at."""
+
+    @abstractmethod
+    def _clear_protection(self) -> None:
+        """Make a servo's error end, or raise."""
+
+    @abstractmethod
+    def _stop(self, policy: StopPolicy) -> None:
+        """Carry out a policy."""
+
+    @abstractmethod
+    def _stop_in_error(self, policy: StopPolicy) -> None:
+        """Carry out what can still be."""
+
+    @property
+    @abstractmethod
+    def _parting_policy(self) -> StopPolicy:
+        """With what an active arm is left."""
 
     # --- Robot ---
 
@@ -174,8 +192,8 @@ class SoArm(ABC):
         self._require(LifeCycle.CONNECTED, LifeCycle.CONFIGURED, LifeCycle.ACTIVE)
         if not self._calibrated:
             raise RobotError(
-                f"{self.name} holds another calibration than {self.calibration.path or 'the one given'}, so its positions "
-                "are not known yet: configure it first"
+                f"{self.name} holds another calibration than {self.calibration.path or 'the one given'}, so its "
+                "positions are not known yet: configure it first"
             )
         measured = self._port.measure(_MEASURE_TIMEOUT_S)
         if measured is None:
@@ -228,7 +246,7 @@ class SoArm(ABC):
         """Close the line from any state; an arm that is ACTIVE is held first, and one that is held stays so."""
         if self.life_cycle is LifeCycle.ACTIVE:
             with contextlib.suppress(RobotError):
-                self.stop(self._parting_policy())
+                self.stop(self._parting_policy)
         self._port.follow(False)
         self._end_reconnector()
         self.bus.close()
@@ -247,7 +265,7 @@ class SoArm(ABC):
         return statistics
 
     def faults(self) -> dict[str, tuple[str, ...]]:
-        """Return, by joint, the errors that its servo has reported since it was configured; joints without are left out."""
+        """Return, by joint, what its servo has reported since it was configured; joints without errors are left out."""
         joints = self._port.statistics()["joints"]
         errors = {
             name: error_names(joint["errors"]) for name, joint in zip(self.calibration, joints, strict=True)
@@ -324,18 +342,6 @@ class SoArm(ABC):
         if trouble is not None:
             raise RobotError(f"{self.name}: {trouble}")
 
-    def _prepare_configuration(self) -> None:
-        """What a kind of arm does before its settings are looked at."""
-
-    def _clear_protection(self) -> None:
-        """What a kind of arm does so that a servo's error ends."""
-
-    def _stop_in_error(self, policy: StopPolicy) -> None:
-        """What a kind of arm still does when it is in ERROR."""
-
-    def _parting_policy(self) -> StopPolicy:
-        return StopPolicy.HOLD
-
     def _end_reconnector(self) -> None:
         if self._reconnector is not None:
             self._reconnector.end()
@@ -357,10 +363,12 @@ class SoArm(ABC):
                 f"{servo} was without power and has let go; bring the arm to where it may start, then recover"
             ),
             "other_servos": lambda: (
-                f"what was plugged in at {self.bus.port} is another arm: {servo} differs; plug the right one in and recover"
+                f"what was plugged in at {self.bus.port} is another arm: {servo} differs; plug the right one "
+                "in and recover"
             ),
             "servos_missing": lambda: (
-                f"{self.bus.port} came back, but {servo} does not answer; check its cable and the arm's power, then recover"
+                f"{self.bus.port} came back, but {servo} does not answer; check its cable and the arm's "
+                "power, then recover"
             ),
         }
         return texts[kind]() if kind in texts else None

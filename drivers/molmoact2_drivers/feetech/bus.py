@@ -1,4 +1,4 @@
-"""Feetech servos one by one: find them, read and write their registers, set them up. What commands do before an arm runs.
+"""Feetech servos one by one: find them, read and write their registers, set them up, as commands do.
 
 All times are generous and everything is tried again: on this side nobody has a deadline.
 """
@@ -280,7 +280,9 @@ class ServoBus:
         try:
             with ServoBus(self.port, baud) as there:
                 if not there.ping(servo):
-                    raise RobotError(f"servo {servo} on {self.port} does not answer at {baud} baud after it was set")
+                    raise RobotError(
+                        f"servo {servo} on {self.port} does not answer at {baud} baud after it was set"
+                    )
                 there.write_checked(servo, "lock", 1)
         finally:
             self.open()
@@ -309,7 +311,8 @@ class ServoBus:
             RobotError: a servo does not answer, or does not take it.
         """
         return {
-            joint.id: self.write_eeprom(joint.id, calibration_registers(joint)) for joint in calibration.values()
+            joint.id: self.write_eeprom(joint.id, calibration_registers(joint))
+            for joint in calibration.values()
         }
 
     def statistics(self) -> dict[str, int]:

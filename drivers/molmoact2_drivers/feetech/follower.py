@@ -15,6 +15,7 @@ from molmoact2_edge.errors import RobotError
 
 # A joint that stands further than this beyond its range would be pulled back into it with full speed: about 4 degrees.
 _OUTSIDE_MAX_TICKS = 45
+_CLEARED_BY_TORQUE = frozenset({"overload", "current"})
 
 
 class SoFollower(SoArm):
@@ -49,6 +50,13 @@ class SoFollower(SoArm):
         if not self._port.send_targets(checked_targets(positions, self.calibration)):
             raise RobotError(f"{self.name} took no targets: {self._missing()}")
 
+    @property
+    def _parting_policy(self) -> StopPolicy:
+        return StopPolicy.HOLD
+
+    def _prepare_configuration(self) -> None:
+        """An arm that is held stays so."""
+
     def _hold(self) -> None:
         present = self.bus.read_many(self._servos(), "present_position")
         for name, joint in self.calibration.items():
@@ -59,11 +67,13 @@ class SoFollower(SoArm):
                     f"{joint.range_max}: move it by hand, or calibrate the arm anew"
                 )
         for joint in self.calibration.values():
-            # Read once more just before: without torque the arm may have been moved since.
-            goal = self.bus.read(joint.id, "present_position")
-            goal = min(joint.range_max, max(joint.range_min, goal))
-            self.bus.write_checked(joint.id, "goal_position", goal)
-            self.bus.set_torque([joint.id], Torque.ON)
+            self._hold_here(joint)
+
+    def _hold_here(self, joint: JointCalibration) -> None:
+        # Read just before: without torque the arm may have been moved since it was looked at.
+        goal = self.bus.read(joint.id, "present_position")
+        self.bus.write_checked(joint.id, "goal_position", min(joint.range_max, max(joint.range_min, goal)))
+        self.bus.set_torque([joint.id], Torque.ON)
 
     def _stop(self, policy: StopPolicy) -> None:
         if policy is StopPolicy.HOLD:
@@ -84,14 +94,17 @@ class SoFollower(SoArm):
 
     def _clear_protection(self) -> None:
         for name, joint in self.calibration.items():
-            found = self.bus.identify(joint.id)
-            if found is None or not PROTECTIVE_ERRORS.intersection(found.errors):
-                continue
-            # It has let go already; with its torque off its error ends, if its cause has.
-            self.bus.set_torque([joint.id], Torque.OFF)
-            found = self.bus.identify(joint.id)
-            errors = PROTECTIVE_ERRORS.intersection(found.errors if found is not None else ())
+            errors = self._protective_errors(joint.id)
+            if errors and errors <= _CLEARED_BY_TORQUE:
+                # It has let go already. Torque anew, where it stands, ends its error, if the cause has ended.
+                self.bus.set_torque([joint.id], Torque.OFF)
+                self._hold_here(joint)
+                errors = self._protective_errors(joint.id)
             if errors:
                 raise RobotError(
                     f"{self.name}: {name} (servo {joint.id}) still reports {', '.join(sorted(errors))}; wait, then recover"
                 )
+
+    def _protective_errors(self, servo: int) -> frozenset[str]:
+        found = self.bus.identify(servo)
+        return PROTECTIVE_ERRORS.intersection(() if found is None else found.errors)

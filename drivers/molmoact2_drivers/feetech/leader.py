@@ -42,5 +42,12 @@ class SoLeader(SoArm):
     def _stop(self, policy: StopPolicy) -> None:
         self.bus.set_torque(self._servos(), Torque.OFF)
 
+    def _stop_in_error(self, policy: StopPolicy) -> None:
+        self._stop(policy)
+
+    def _clear_protection(self) -> None:
+        """Without torque nothing protects itself."""
+
+    @property
     def _parting_policy(self) -> StopPolicy:
         return StopPolicy.TORQUE_OFF

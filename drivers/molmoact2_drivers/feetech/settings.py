@@ -42,7 +42,10 @@ def follower_settings(joint: str, calibration: JointCalibration) -> ServoSetting
             **calibration_registers(calibration),
         },
         # The limit in force is read from max_torque_limit only when the servo starts.
-        ram={"acceleration": _ACCELERATION, **({"torque_limit": _GRIPPER["max_torque_limit"]} if gripper else {})},
+        ram={
+            "acceleration": _ACCELERATION,
+            **({"torque_limit": _GRIPPER["max_torque_limit"]} if gripper else {}),
+        },
         unchecked={"maximum_acceleration": _ACCELERATION},
     )
 
@@ -61,8 +64,8 @@ def apply_settings(bus: ServoBus, joint: str, servo: int, settings: ServoSetting
     different = {name: value for name, value in settings.eeprom.items() if bus.read(servo, name) != value}
     if different and bus.read(servo, "torque_enable") != Torque.OFF:
         raise RobotError(
-            f"{joint} (servo {servo} on {bus.port}) holds its position, and would have to let go for its settings to be "
-            f"changed ({', '.join(different)}): lay the arm down, switch its power off and on, and try again"
+            f"{joint} (servo {servo} on {bus.port}) holds its position, and would have to let go for its settings "
+            f"to be changed ({', '.join(different)}): lay the arm down, switch its power off and on, and try again"
         )
     written = bus.write_eeprom(servo, different)
     for name, value in settings.ram.items():
