@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from molmoact2_emulators.faults import FaultPlan
 from molmoact2_emulators.feetech_bus import Answer, Bus
