@@ -9,15 +9,13 @@ steps, reads and writes some cycles, and disconnects. Prints one JSON object wit
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from check_dataset import make_torchvision_importable
 
 _STEP = 2.0  # degrees or percent from one action to the next
 _ACTIONS_PER_S = 50
@@ -33,7 +31,8 @@ def main() -> None:
     parser.add_argument("--move", action="append", default=[], metavar="JOINT=POSITION")
     parser.add_argument("--cycles", type=int, default=100, help="of reading and writing that are timed")
     arguments = parser.parse_args()
-    make_torchvision_importable()
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    importlib.import_module("check_dataset").make_torchvision_importable()
     from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
     robot = SO101Follower(
