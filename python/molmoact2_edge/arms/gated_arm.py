@@ -153,6 +153,10 @@ class GatedArm:
         """Ask for a pose (joints,); ``seen_ns`` is when it was measured, for the record. False: not taken.
 
         A target is not taken while the loop has no pose yet, or when it was measured before this run.
+
+        Raises:
+            InputError: not a finite pose.
+            RobotError: a run's first target is farther away than ``start_distance``.
         """
         wanted = np.asarray(target, dtype=np.float64)
         if wanted.shape != (len(self.joint_names),) or not np.isfinite(wanted).all():
@@ -169,12 +173,29 @@ class GatedArm:
         self.loop.push(np.tile(wanted, (self._rows, 1)), observation)
         return True
 
+    def too_far(self, target: ArrayLike, command: Positions) -> dict[str, float]:
+        """Return the joints of a first target that are farther than allowed from ``command``, and how far."""
+        # The gate moves a target into the limits before it is approached; only that way counts.
+        first = np.clip(np.asarray(target), self.limits.position_min, self.limits.position_max)
+        away = np.abs(first - command)
+        return {
+            name: float(distance)
+            for name, distance, most in zip(self.joint_names, away, self.start_distances, strict=True)
+            if distance > most
+        }
+
     def _on_the_way(self, wanted: Positions, command: Positions) -> Positions:
         """A target of the approach: the gate refuses a run for good whose target wanders off too far from its start."""
         wanted = np.clip(wanted, self.limits.position_min, self.limits.position_max)
         if self._start is None:
-            self._start = command  # the first target is judged by the gate alone
-            return wanted
+            far = self.too_far(wanted, command)
+            if far:
+                raise RobotError(
+                    "the first target is too far from where the arm is: "
+                    + ", ".join(f"{name} by {distance:.0f}" for name, distance in far.items())
+                    + "; nothing was moved. Bring the arm nearer to it"
+                )
+            self._start = command
         reach = _APPROACH_REACH * self.start_distances
         return np.clip(wanted, self._start - reach, self._start + reach)
 

@@ -15,6 +15,7 @@ from molmoact2_edge.arms.servo_bus import FoundServo, ServoBus, bauds, make_bus
 from molmoact2_edge.errors import RobotError
 
 _FACTORY_ID = 1
+_USUAL_IDS = range(31)
 
 
 @dataclass(frozen=True)
@@ -79,20 +80,28 @@ class MotorSetup:
         self._progress = progress
 
     def look(self) -> Attached:
-        """Ask for every id at every baud rate, so that a second motor cannot hide; writes nothing.
+        """Ask at every baud rate, so that a second motor cannot hide; writes nothing.
+
+        Every id is asked for at the arm's own rate, the low ones that motors in use have at the others, and all of them
+        where nothing has answered.
 
         Raises:
             RobotError: the port cannot be opened.
         """
+        quick = self._look(lambda baud: ALL_IDS if baud == self.arm.baud else _USUAL_IDS)
+        return quick if quick.servos or quick.same_id else self._look(lambda _: ALL_IDS)
+
+    def _look(self, ids_at: Callable[[int], range]) -> Attached:
         servos: list[FoundServo] = []
         same_id: list[int] = []
         for baud in bauds(self.arm.protocol):
             self._progress(f"looking for motors at {baud} baud ...")
             with self._bus(baud) as bus:
                 before = int(bus.statistics().get("checksum_errors", 0))
-                found = {servo.servo: servo for servo in bus.scan(ALL_IDS)}
+                ids = ids_at(baud)
+                found = {servo.servo: servo for servo in bus.scan(ids)}
                 damaged = int(bus.statistics().get("checksum_errors", 0)) > before
-                garbled = {servo for servo in (ALL_IDS if damaged else found) if find_garbled(bus, servo)}
+                garbled = {servo for servo in (ids if damaged else found) if find_garbled(bus, servo)}
                 same_id += sorted(garbled)
                 servos += [servo for number, servo in found.items() if number not in garbled]
         return Attached(tuple(servos), tuple(same_id))

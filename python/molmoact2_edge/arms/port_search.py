@@ -1,4 +1,4 @@
-"""Asks serial ports for servos, with nothing but pings."""
+"""Asks serial ports for servos: pings, and reads of what has answered one."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def _ping_all(port: SerialPort, protocol: str, baud: int) -> tuple[int, ...]:
     bus = make_bus(protocol, port.path, baud)
     bus.open()
     try:
-        return tuple(servo for servo in _PROBED_IDS if bus.ping(servo))
+        return tuple(found.servo for found in bus.scan(_PROBED_IDS))
     finally:
         bus.close()
 

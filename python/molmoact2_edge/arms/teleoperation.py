@@ -165,7 +165,7 @@ class Teleoperation:
             self._disengage(lost=False)
             return self._status(Phase.HELD, self._follower.status(), pose)
         if not self._engaged:
-            far = self._too_far(pose, arm)
+            far = self._follower.too_far(pose, arm.command)
             if far:
                 return self._status(Phase.LOST if self._lost_before else Phase.TOO_FAR, arm, pose, far)
             self._engaged = self._follower.follow(pose, state.time_ns)
@@ -192,19 +192,6 @@ class Teleoperation:
         if self._held_since is None:
             self._held_since = now
         return now - self._held_since > _HELD_LONG_S
-
-    def _too_far(self, pose: Positions, arm: ArmStatus) -> dict[str, float]:
-        # The gate moves a target into the limits before it is approached; only that way counts.
-        limits = self._follower.limits
-        first = np.clip(pose, limits.position_min, limits.position_max)
-        away = np.abs(first - arm.command)
-        return {
-            name: float(distance)
-            for name, distance, most in zip(
-                self._follower.joint_names, away, self._follower.start_distances, strict=True
-            )
-            if distance > most
-        }
 
     def _status(
         self,

@@ -17,18 +17,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 
 WAIT_S = 60.0
 _END_S = 60.0
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # The terminal becomes the child's own, as in a shell; only then do Ctrl-C and the keys of a monitor reach it.
-_CHILD = (
-    "import fcntl, sys, termios\n"
-    "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
-    "from molmoact2_edge.cli import main\n"
-    "sys.exit(main())\n"
-)
+_OWN_TERMINAL = "import fcntl, os, sys, termios\nfcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
+_COMMAND = _OWN_TERMINAL + "from molmoact2_edge.cli import main\nsys.exit(main())\n"
+_SHELL = _OWN_TERMINAL + "os.execvp('bash', ['bash', '-euc', sys.argv[1]])\n"
 
 
 class Person:
@@ -87,12 +85,22 @@ class Person:
         return bool(data)
 
 
-@contextmanager
-def at_terminal(*arguments: str, env: Mapping[str, str] | None = None) -> Iterator[Person]:
+def at_terminal(*arguments: str, env: Mapping[str, str] | None = None) -> AbstractContextManager[Person]:
     """Start ``molmoact2-edge`` with ``arguments``; it is ended, whatever happens in between."""
+    return _started(_COMMAND, arguments, env)
+
+
+def in_shell(text: str, env: Mapping[str, str] | None = None) -> AbstractContextManager[Person]:
+    """Start a shell with these lines of a person, in which ``molmoact2-edge`` is on the path."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    return _started(_SHELL, (text,), {"PATH": path, **(env or {})})
+
+
+@contextmanager
+def _started(code: str, arguments: tuple[str, ...], env: Mapping[str, str] | None) -> Iterator[Person]:
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", _CHILD, *arguments],
+        [sys.executable, "-c", code, *arguments],
         stdin=slave,
         stdout=slave,
         stderr=slave,

@@ -63,11 +63,15 @@ def test_a_target_beyond_the_jump_limit_is_led_to_instead_of_refused() -> None:
         assert Reason.JUMP.value not in driven.loop.statistics()["reason_ticks"]
 
 
-def test_a_first_target_that_is_too_far_is_a_fault_and_nothing_moves() -> None:
+def test_a_first_target_that_is_too_far_is_refused_and_nothing_moves() -> None:
     robot = FakeRobot()
     with arm(robot) as driven:
-        assert until(lambda: driven.fault is not None, lambda: driven.follow(away(shoulder_pan=80.0)))
-        assert driven.status().reason is Reason.START_TOO_FAR
+        for _ in range(5):
+            with pytest.raises(RobotError, match="first target is too far.*shoulder_pan by 80; nothing was moved"):
+                driven.follow(away(shoulder_pan=80.0, gripper=30.0))
+            time.sleep(0.02)
+        assert driven.status().steps == 0
+        assert driven.fault is None
     assert np.allclose(robot.read_state().positions, MIDDLE, atol=1e-6)
 
 
