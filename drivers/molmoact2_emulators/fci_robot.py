@@ -166,6 +166,8 @@ class EmulatedArm:
         self._recovery = None
         if self.mode == RobotMode.RECOVERY:
             self.mode = RobotMode.REFLEX
+        elif self.mode == RobotMode.MOVE:
+            self.mode = RobotMode.IDLE
         self._outbox.clear()
 
     def state(self, message_id: int) -> bytes:

@@ -39,6 +39,7 @@ _IDLE_MODES = (1, 2)  # idle, move: libfranka's RobotMode of an arm that takes a
 _DAMPING = np.array([25.0, 25.0, 18.0, 18.0, 6.0, 5.0, 3.0])  # Nm s/rad
 _TORQUE_STEP = 0.8  # Nm from one command to the next; the arm takes 1
 _IDLE_CYCLES = 500  # in which the arm must be ready after a recovery
+_ELAPSED_MAX_MS = 20  # between two states; the arm gives up after as many
 _REST_CYCLES = 5000  # in which the arm comes to rest, or its motion is ended as it is
 
 Request = dict[str, Any]
@@ -177,6 +178,7 @@ class _Motion:
         self._path = session._path
         self._torque: Vector = np.zeros(JOINTS)
         self._cycles_left = _REST_CYCLES
+        self._time_ms = 0
         self.begun = False
         self.pending: Request | None = None
 
@@ -192,12 +194,15 @@ class _Motion:
                 self._path.rest()
         else:
             self._cycles_left -= 1
-        command = self._follow() if self._following else self._give_way(state)
+        elapsed_ms = min(max(state.time_ms - self._time_ms, 1), _ELAPSED_MAX_MS)
+        self._time_ms = state.time_ms
+        command = self._follow(elapsed_ms) if self._following else self._give_way(state)
         rested = not self._following or self._path.resting or self._cycles_left <= 0
         return command, self.pending is not None and rested
 
     def _begin(self, state: FciState) -> None:
         session = self._session
+        self._time_ms = state.time_ms - 1
         if self._following:
             self._path.begin(np.array(state.commanded))
             # Targets from before this motion are not its own.
@@ -206,13 +211,13 @@ class _Motion:
         self.begun = True
         session._say({"event": "answer"})
 
-    def _follow(self) -> Vector:
+    def _follow(self, elapsed_ms: int) -> Vector:
         session = self._session
         target = session._memory.read_target()
         if target is not None and target.sequence != session._taken:
             session._taken = target.sequence
             self._path.aim(np.array(target.positions))
-        return self._path.step()
+        return self._path.step(elapsed_ms)
 
     def _give_way(self, state: FciState) -> Vector:
         wanted = -_DAMPING * np.array(state.velocities)

@@ -160,8 +160,12 @@ class FrankaHand:
     def recover(self, timeout_s: float = _ACTIVATE_TIMEOUT_S) -> None:
         """Connect anew after a fault. Raises RobotError."""
         self.disconnect()
-        self.connect()
-        self.activate(timeout_s)
+        try:
+            self.connect()
+            self.activate(timeout_s)
+        except RobotError as error:
+            self._fault = f"{error}"
+            raise
 
     def disconnect(self) -> None:
         """Close the connection from any state; does not raise."""

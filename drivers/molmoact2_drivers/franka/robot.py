@@ -251,6 +251,7 @@ class FrankaRobot:
         if fault is not None:
             self._fault = fault
             raise RobotError(fault)
+        self._wait_for_state()
         if self._port is not None:
             self._port.take_command()
         with self._lock:
@@ -268,6 +269,9 @@ class FrankaRobot:
         self._thread.start()
         started.wait()
         client.wait_ready()
+        self._wait_for_state()
+
+    def _wait_for_state(self) -> None:
         give_up = time.monotonic() + _FIRST_STATE_TIMEOUT_S
         while self._state is None:
             if time.monotonic() > give_up:

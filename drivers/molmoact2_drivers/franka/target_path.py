@@ -79,10 +79,15 @@ class TargetPath:
         """Whether the last two commands were the same."""
         return self._resting
 
-    def step(self) -> Vector:
-        """Return the next millisecond's command."""
-        self._steps = min(self._steps + 1.0, self._line_steps)
-        command = self._gate.step(self._wanted()).command
+    def step(self, milliseconds: int = 1) -> Vector:
+        """Return the command for so many milliseconds after the last: more than one where states were lost on the way.
+
+        The arm has gone on by itself meanwhile, as if its acceleration had stayed.
+        """
+        command = self._command
+        for _ in range(milliseconds):
+            self._steps = min(self._steps + 1.0, self._line_steps)
+            command = self._gate.step(self._wanted()).command
         self._resting = bool((np.abs(command - self._command) < _REST).all())
         self._command = command
         return command

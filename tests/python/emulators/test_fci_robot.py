@@ -369,3 +369,4 @@ def test_a_client_that_leaves_stops_the_arm() -> None:
     bench.arm.abandon()
     assert bench.answers() == []
     assert not bench.arm.moving
+    assert bench.move(POSITION) == bench.status("move", "motion_started")

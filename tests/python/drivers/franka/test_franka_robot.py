@@ -124,7 +124,10 @@ def test_the_loops_commands_arrive_through_the_port(robot: FrankaRobot) -> None:
         goal = start.copy()
         goal[3] += 4.0
         chunk = np.tile(goal, (30, 1)).astype(np.float32)
-        loop.push(chunk, observed_step=0)
+        assert eventually(lambda: loop.observation_at(time.monotonic_ns()) is not None)
+        observation = loop.observation_at(time.monotonic_ns())
+        assert observation is not None
+        loop.push(chunk, observation)
         assert eventually(lambda: bool(np.abs(robot.read_state().positions - goal).max() < 0.1))
     finally:
         loop.stop()
@@ -290,7 +293,8 @@ def test_nothing_is_left_behind(arm: EmulatorProcess, make: Make) -> None:
 
 def test_the_arms_process_ends_with_a_control_process_that_is_killed(arm: EmulatorProcess) -> None:
     code = (
-        "import sys; from molmoact2_drivers.franka import from_config; from drivers.franka.conftest import configuration\n"
+        "import sys; from molmoact2_drivers.franka import from_config\n"
+        "from drivers.franka.conftest import configuration\n"
         f"robot = from_config(configuration({arm.address!r})); robot.connect(); robot.configure(); robot.activate()\n"
         "print(robot.arm_process_id, flush=True); sys.stdin.read()"
     )

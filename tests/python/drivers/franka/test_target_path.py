@@ -1,4 +1,4 @@
-"""Whatever the targets, the path at 1 kHz is one that the arm takes, by the emulated arm's judgement and by differences."""
+"""Whatever the targets, the path at 1 kHz is one that the arm takes: the emulated arm and differences judge it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Vector = npt.NDArray[np.float64]
 def travel(
     arm: str, targets: list[Vector], steps_between: list[int], period_s: float, rest: bool = False
 ) -> tuple[Vector, list[str]]:
-    """Follow targets from the ready pose, each for some milliseconds; returns the commands (n, 7) and the arm's errors."""
+    """Follow targets from the ready pose, each for some milliseconds; returns commands (n, 7) and the arm's errors."""
     path = TargetPath(ARMS[arm], period_s)
     path.begin(READY)
     judge = ArmMotion(MODELS[arm])
