@@ -149,7 +149,14 @@ LinkStatus ServoBus::read_block(std::uint8_t address, std::size_t size, std::spa
     if (status == LinkStatus::lost) {
       return status;
     }
-    std::ranges::stable_partition(answers, &Answer::arrived);
+    // Missing ones to the end, all in their order; std::stable_partition would take memory for that.
+    auto end_of_arrived = answers.begin();
+    for (auto answer = answers.begin(); answer != answers.end(); ++answer) {
+      if (answer->arrived) {
+        std::rotate(end_of_arrived, answer, answer + 1);
+        ++end_of_arrived;
+      }
+    }
   }
 }
 
