@@ -215,6 +215,7 @@ void bind_ports(py::module_& module) {
           },
           py::arg("positions"), py::arg("time_ns"), py::arg("temperatures") = py::none(),
           py::arg("currents") = py::none())
+      .def("accept", &MailboxPort::accept, py::arg("accepting"))
       .def("take_command", [](MailboxPort& port) -> py::object {
         Command command;
         if (!port.take_command(command)) {

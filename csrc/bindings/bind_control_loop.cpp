@@ -80,10 +80,11 @@ WatchdogOptions watchdog_options(double silence_hold_s, double silence_fault_s,
 std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Port> port, const JointLimits& limits, double rate_hz,
                                        double chunk_rate_hz, const std::string& mode,
                                        std::int64_t blend_steps, const std::string& resampling,
-                                       double frozen_tolerance, std::size_t chunk_capacity,
-                                       const WatchdogOptions& watchdogs, double start_speed,
-                                       const JointArray& start_distance_max, std::size_t telemetry_capacity,
-                                       int fifo_priority, bool lock_memory, std::vector<int> cpus) {
+                                       double frozen_tolerance, std::size_t lost_writes_max,
+                                       std::size_t chunk_capacity, const WatchdogOptions& watchdogs,
+                                       double start_speed, const JointArray& start_distance_max,
+                                       std::size_t telemetry_capacity, int fifo_priority, bool lock_memory,
+                                       std::vector<int> cpus) {
   if (port->joint_count() != limits.joint_count) {
     throw py::value_error("the port has " + std::to_string(port->joint_count()) +
                           " joints, the limits have " + std::to_string(limits.joint_count));
@@ -98,6 +99,7 @@ std::unique_ptr<ControlLoop> make_loop(std::shared_ptr<Port> port, const JointLi
   options.chunks = {limits.joint_count,      chunk_capacity, splice_mode(mode),
                     chunk_rate_hz / rate_hz, blend_steps,    resampling_of(resampling)};
   options.frozen_tolerance = frozen_tolerance;
+  options.lost_writes_max = lost_writes_max;
   options.watchdogs = watchdogs;
   options.start.speed = start_speed;
   options.start.distance_max = joints_from(start_distance_max, limits.joint_count, "start_distance_max");
@@ -127,9 +129,9 @@ void bind_loop(py::module_& module) {
   py::class_<ControlLoop>(module, "ControlLoop")
       .def(py::init(&make_loop), py::kw_only(), py::arg("port"), py::arg("limits"), py::arg("rate_hz"),
            py::arg("chunk_rate_hz"), py::arg("mode"), py::arg("blend_steps"), py::arg("resampling"),
-           py::arg("frozen_tolerance"), py::arg("chunk_capacity"), py::arg("watchdogs"),
-           py::arg("start_speed"), py::arg("start_distance_max"), py::arg("telemetry_capacity"),
-           py::arg("fifo_priority"), py::arg("lock_memory"), py::arg("cpus"))
+           py::arg("frozen_tolerance"), py::arg("lost_writes_max"), py::arg("chunk_capacity"),
+           py::arg("watchdogs"), py::arg("start_speed"), py::arg("start_distance_max"),
+           py::arg("telemetry_capacity"), py::arg("fifo_priority"), py::arg("lock_memory"), py::arg("cpus"))
       .def("start",
            [](ControlLoop& loop) {
              std::vector<SchedulingWarning> refused;

@@ -6,6 +6,13 @@
 
 namespace molmoact2::control {
 
+namespace {
+
+// The command has come back to where the arm was, as a fraction of the jump limit.
+constexpr double kRebased = 0.01;
+
+}  // namespace
+
 std::string check(const CycleOptions& options) {
   if (!(options.rate_hz >= 10.0 && options.rate_hz <= 1000.0)) {
     return "rate_hz must be 10 to 1000, got " + std::to_string(options.rate_hz);
@@ -65,6 +72,7 @@ void ControlCycle::begin(Clock& clock) noexcept {
   measured_ = MeasuredState{};
   begun_ = clock.now();
   last_write_ = begun_;
+  lost_writes_ = 0;
   watchdogs_.begin(begun_);
   stop_reason_.store(Reason::none, std::memory_order_relaxed);
   run_.store(run, std::memory_order_release);
@@ -112,6 +120,9 @@ void ControlCycle::tick(Nanoseconds deadline) noexcept {
   const Reason stop = stop_reason_.load(std::memory_order_acquire);
   if (stop != Reason::none) {
     gate_.stop(stop);
+  }
+  if (phase_ != Phase::without_pose) {
+    rebase();
   }
 
   JointVector target{};
@@ -166,10 +177,10 @@ void ControlCycle::take_first_pose() noexcept {
     }
     return;
   }
-  const std::size_t count = options_.limits.joint_count;
-  if (!std::all_of(measured_.positions.begin(),
-                   measured_.positions.begin() + static_cast<std::ptrdiff_t>(count),
-                   [](double position) { return std::isfinite(position); })) {
+  if (!measured_finite()) {
+    if (record_.wakeup - begun_ > options_.watchdogs.silence_fault) {
+      gate_.fault(Reason::measured_not_finite);
+    }
     return;
   }
   gate_.reset(measured_.positions.data());
@@ -178,6 +189,67 @@ void ControlCycle::take_first_pose() noexcept {
   }
   last_write_ = record_.wakeup;
   phase_ = Phase::without_target;
+}
+
+// Whether the arm can be where the command is. Where it cannot, the command must not go on from there: what
+// the arm does next would be a jump at the servos' own speed.
+void ControlCycle::rebase() noexcept {
+  if (writes_lost()) {
+    phase_ = Phase::rebasing;
+    rebase_pose_ = gate_.last().command;
+    // None of these commands arrives, so that they need not continue each other: the first that does is where
+    // the arm stands.
+    if (pose_known_since(lost_since_)) {
+      if (!gate_.rebase(measured_.positions.data())) {
+        phase_ = Phase::without_pose;
+      }
+      rebase_pose_ = gate_.last().command;
+    }
+    return;
+  }
+  if (phase_ == Phase::rebasing && !rebased()) {
+    return;
+  }
+  if (pose_known_since(begun_) && astray()) {
+    phase_ = Phase::rebasing;
+    for (std::size_t i = 0; i < options_.limits.joint_count; ++i) {
+      rebase_pose_[i] = std::min(std::max(measured_.positions[i], options_.limits.position_min[i]),
+                                 options_.limits.position_max[i]);
+    }
+  } else if (phase_ == Phase::rebasing) {
+    phase_ = Phase::without_target;
+  }
+}
+
+bool ControlCycle::measured_finite() const noexcept {
+  return std::all_of(measured_.positions.begin(),
+                     measured_.positions.begin() + static_cast<std::ptrdiff_t>(options_.limits.joint_count),
+                     [](double position) { return std::isfinite(position); });
+}
+
+bool ControlCycle::pose_known_since(Nanoseconds time) const noexcept {
+  const Nanoseconds age = record_.wakeup - measured_.time;
+  return measured_finite() && measured_.time >= time && std::abs(age) <= options_.watchdogs.silence_hold;
+}
+
+bool ControlCycle::astray() const noexcept {
+  const JointVector& command = gate_.last().command;
+  for (std::size_t i = 0; i < options_.limits.joint_count; ++i) {
+    if (std::abs(command[i] - measured_.positions[i]) > options_.limits.jump_max[i]) {
+      return true;
+    }
+  }
+  return false;
+}
+
+bool ControlCycle::rebased() const noexcept {
+  const JointVector& command = gate_.last().command;
+  for (std::size_t i = 0; i < options_.limits.joint_count; ++i) {
+    if (std::abs(command[i] - rebase_pose_[i]) > kRebased * options_.limits.jump_max[i]) {
+      return false;
+    }
+  }
+  return true;
 }
 
 void ControlCycle::gate_target(bool has_target, JointVector& target, const ChunkInfo& info) noexcept {
@@ -214,11 +286,16 @@ void ControlCycle::gate_target(bool has_target, JointVector& target, const Chunk
   if (verdict.fault != Reason::none) {
     gate_.fault(verdict.fault);
   }
+  Reason hold = verdict.hold;
   GateInput input;
-  if (has_target && verdict.hold == Reason::none) {
+  if (phase_ == Phase::rebasing && hold == Reason::none) {
+    hold = writes_lost() ? Reason::bus_write_failed : Reason::arm_not_following;
+    input.rest_at = writes_lost() ? nullptr : rebase_pose_.data();
+  }
+  if (has_target && hold == Reason::none) {
     input.target = target.data();
   }
-  input.absence = verdict.hold == Reason::none ? info.reason : verdict.hold;
+  input.absence = hold == Reason::none ? info.reason : hold;
   input.measured = verdict.hold == Reason::state_stale ? nullptr : measured_.positions.data();
   const GateResult& result = gate_.step(input);
 
@@ -246,6 +323,9 @@ void ControlCycle::write_port() noexcept {
     return;
   }
   record_.command = gate_.last().command;
+  if (writes_lost() && !pose_known_since(lost_since_)) {
+    return;  // should it arrive, nobody could tell how far the arm would jump
+  }
   Command command;
   command.positions = record_.command;
   command.sequence = ++writes_;
@@ -256,7 +336,12 @@ void ControlCycle::write_port() noexcept {
   if (status == PortStatus::ok) {
     record_.write_time = after;
     last_write_ = command.time;
+    lost_writes_ = 0;
   } else {
+    if (lost_writes_ == 0) {
+      lost_since_ = command.time;
+    }
+    ++lost_writes_;
     LoopStatistics::add(statistics_.write_failures);
   }
 }

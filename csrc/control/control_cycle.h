@@ -24,6 +24,7 @@ struct CycleOptions {
   double rate_hz = 50.0;
   ChunkOptions chunks;
   double frozen_tolerance = 1.0;  // how far a chunk's frozen rows may be from what was executed, in mode rtc
+  std::size_t lost_writes_max = 3;  // more in a row: hold, and go on from the measured pose
   WatchdogOptions watchdogs;
   ApproachOptions start;
   std::size_t telemetry_capacity = 4096;
@@ -85,11 +86,18 @@ class ControlCycle {
   const CycleOptions& options() const noexcept { return options_; }
 
  private:
-  enum class Phase : std::uint8_t { without_pose, without_target, approaching, following };
+  // rebasing: the arm is not where the command is; as soon as it is again, the way to the target starts anew.
+  enum class Phase : std::uint8_t { without_pose, without_target, approaching, following, rebasing };
 
   void read_port() noexcept;
   void write_port() noexcept;
   void take_first_pose() noexcept;
+  void rebase() noexcept;
+  bool writes_lost() const noexcept { return lost_writes_ > options_.lost_writes_max; }
+  bool measured_finite() const noexcept;
+  bool pose_known_since(Nanoseconds time) const noexcept;
+  bool astray() const noexcept;
+  bool rebased() const noexcept;
   void gate_target(bool has_target, JointVector& target, const ChunkInfo& info) noexcept;
   void record_chunk(const ChunkInfo& info) noexcept;
   void count() noexcept;
@@ -116,6 +124,9 @@ class ControlCycle {
   MeasuredState measured_;
   Nanoseconds begun_ = 0;
   Nanoseconds last_write_ = 0;
+  std::size_t lost_writes_ = 0;  // in a row
+  Nanoseconds lost_since_ = 0;   // time of the first of them
+  JointVector rebase_pose_{};    // within the position limits: where the command goes in Phase::rebasing
   Nanoseconds last_wakeup_ = 0;
   bool first_tick_ = true;
   std::int64_t step_ = 0;

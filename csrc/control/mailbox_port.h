@@ -1,6 +1,8 @@
 // A port whose robot is software in this process: the simulator, an emulator, a driver written in Python.
 #pragma once
 
+#include <atomic>
+
 #include "control/port.h"
 #include "control/seqlock.h"
 
@@ -23,12 +25,17 @@ class MailboxPort final : public Port {
     return received_ ? PortStatus::ok : PortStatus::no_data;
   }
   PortStatus write(const Command& command) noexcept override {
+    if (!accepting_.load(std::memory_order_acquire)) {
+      return PortStatus::failed;
+    }
     command_.store(command);
     return PortStatus::ok;
   }
 
   // The robot's side: one thread publishes, one takes.
   void publish_state(const MeasuredState& state) noexcept { state_.store(state); }
+  // False: its wire is down, so that the loop's commands are lost, and the loop is told so.
+  void accept(bool accepting) noexcept { accepting_.store(accepting, std::memory_order_release); }
   // True when a command was written since the last one taken; the newest is taken, older ones are dropped.
   bool take_command(Command& command) noexcept {
     Command newest;
@@ -45,6 +52,7 @@ class MailboxPort final : public Port {
   std::size_t joint_count_;
   Seqlock<MeasuredState> state_;
   Seqlock<Command> command_;
+  std::atomic<bool> accepting_{true};
   bool received_ = false;    // loop side only
   std::uint64_t taken_ = 0;  // robot side only
 };

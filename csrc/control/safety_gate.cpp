@@ -107,18 +107,25 @@ void SafetyGate::reset(const double* measured) noexcept {
   result_.reason = Reason::none;
   result_.followed = false;
   result_.limited_joints = 0;
+  rebase(measured);
+}
+
+bool SafetyGate::rebase(const double* measured) noexcept {
+  bool inside = true;
   has_previous_target_ = false;
   velocity_.fill(0.0);
   for (std::size_t i = 0; i < limits_.joint_count; ++i) {
     path_[i] = std::min(std::max(measured[i], limits_.position_min[i]), limits_.position_max[i]);
     // The first command goes from where the arm is to the limit at the servo's own speed, so the way must not
     // be longer than one period's.
-    if (std::abs(measured[i] - path_[i]) > limits_.velocity_max[i] * period_s_) {
-      fault(Reason::start_outside_limits);
-    }
+    inside = inside && std::abs(measured[i] - path_[i]) <= limits_.velocity_max[i] * period_s_;
   }
   jerk_filter_.reset(path_);
   result_.command = path_;
+  if (!inside) {
+    fault(Reason::start_outside_limits);
+  }
+  return inside;
 }
 
 const GateResult& SafetyGate::step(const GateInput& input) noexcept {
@@ -131,12 +138,19 @@ const GateResult& SafetyGate::step(const GateInput& input) noexcept {
     move(bounded_target_.data());
     judge_limits(input.target);
   } else {
+    const bool holds = result_.state == State::running || result_.state == State::holding;
     has_previous_target_ = false;
-    move(nullptr);
+    if (holds && input.rest_at != nullptr && finite(input.rest_at, limits_.joint_count)) {
+      bound(input.rest_at);
+      move(bounded_target_.data());
+      has_previous_target_ = false;  // where the arm rests is no target that the next one continues
+    } else {
+      move(nullptr);
+    }
     if (result_.state == State::stopping && at_rest()) {
       result_.state = State::idle;
     }
-    if (result_.state == State::running || result_.state == State::holding) {
+    if (holds) {
       result_.state = State::holding;
       result_.reason = refusal;
     }
@@ -177,10 +191,7 @@ Reason SafetyGate::refuse(const GateInput& input) noexcept {
   if (result_.state != State::running && result_.state != State::holding) {
     return result_.reason;
   }
-  for (std::size_t i = 0; i < count; ++i) {
-    bounded_target_[i] =
-        std::min(std::max(input.target[i], limits_.position_min[i]), limits_.position_max[i]);
-  }
+  bound(input.target);
   for (std::size_t i = 0; i < count; ++i) {
     // Without a measurement the last command is the best knowledge of where the joint is.
     const double reference = input.measured != nullptr ? input.measured[i] : result_.command[i];
@@ -189,6 +200,12 @@ Reason SafetyGate::refuse(const GateInput& input) noexcept {
     }
   }
   return Reason::none;
+}
+
+void SafetyGate::bound(const double* target) noexcept {
+  for (std::size_t i = 0; i < limits_.joint_count; ++i) {
+    bounded_target_[i] = std::min(std::max(target[i], limits_.position_min[i]), limits_.position_max[i]);
+  }
 }
 
 // The velocity that brings the joint onto its target soonest without running past it. A target that moves is

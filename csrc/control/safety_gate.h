@@ -33,6 +33,9 @@ struct GateInput {
   const double* target = nullptr;    // joint_count values, any bit pattern; null: there is none
   Reason absence = Reason::none;     // why there is none
   const double* measured = nullptr;  // joint_count values; null: not known at this tick
+  // Where to come to rest while there is no target: finite, joint_count values; null: as soon as possible. A
+  // stop and a fault do not wait for it.
+  const double* rest_at = nullptr;
 };
 
 struct GateResult {
@@ -56,6 +59,11 @@ class SafetyGate {
   // that is a fault, and since the arm is not where the command is, it must not be written.
   void reset(const double* measured) noexcept;
 
+  // The same pose, at rest, in the state that it is in: for an arm that none of the last commands has
+  // reached. False: the pose is as far outside the limits as makes reset() a fault, and that is what it is
+  // now.
+  bool rebase(const double* measured) noexcept;
+
   // One period. Checks in this order: finite, fresh, mode, position, jump, velocity, acceleration, jerk. A
   // target that fails one of the first three, or jumps, is not followed: the command decelerates to rest.
   const GateResult& step(const GateInput& input) noexcept;
@@ -72,6 +80,7 @@ class SafetyGate {
 
  private:
   Reason refuse(const GateInput& input) noexcept;
+  void bound(const double* target) noexcept;
   void move(const double* target) noexcept;
   void judge_limits(const double* target) noexcept;
   double approach_velocity(std::size_t joint, double target) const noexcept;

@@ -33,6 +33,8 @@ constexpr std::array<ReasonEntry, kReasonCount> kReasons{{
     {"state_stale", "the robot's last pose is older than allowed"},
     {"state_lost", "the robot has not reported its pose for too long"},
     {"bus_write_failed", "the command could not be written to the robot"},
+    {"arm_not_following",
+     "the arm is farther from its command than the jump limit; the command goes back to where the arm is"},
     {"chunk_stale", "the action that is due comes from an observation older than allowed"},
     {"camera_stale", "a camera's newest image is older than allowed"},
     {"overruns_repeated", "the loop missed whole periods more often than allowed"},

@@ -34,6 +34,7 @@ enum class Reason : std::uint8_t {
   state_stale,
   state_lost,
   bus_write_failed,
+  arm_not_following,
   chunk_stale,
   camera_stale,
   overruns_repeated,

@@ -25,9 +25,10 @@ SPLICE_MODES = ("sync", "async", "blend", "rtc")
 RESAMPLINGS = ("linear", "cubic")
 OVERRUN_RESPONSES = ("hold", "fault")
 STOP_POSES = ("hold", "damp", "torque_off")
-JOINT_CONVENTIONS = ("none", "so100_so101")
+JOINT_CONVENTIONS = ("none", "so100_so101", "franka_droid")
 SOFT_MASKS = ("exponential", "linear")
 ISOLATIONS = ("process", "thread")
+_LOST_WRITES_MAX = 3
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class LoopConfig:
     lock_memory: bool
     cpus: tuple[int, ...]
     """Empty: any."""
+    lost_writes_max: int
+    """More lost commands in a row: hold, and go on slowly from where the arm is."""
 
 
 @dataclass(frozen=True)
@@ -286,7 +289,7 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise InputError(f"{path}: extends leads back to itself")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)  # noqa: S506 - a safe loader
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(data, dict):
@@ -297,6 +300,22 @@ def _merged(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if not isinstance(base, str):
         raise InputError(f"{path}: extends: expected a robot's name or a file, got {base!r}")
     return _overlay(_merged(_find(base, path.parent), (*seen, path)), data)
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key that comes twice: YAML would take the last one, whatever the one above it says."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See SafeLoader."""
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {key.value!r} comes twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def _overlay(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
@@ -366,6 +385,7 @@ class _Reader:
     @staticmethod
     def _loop(section: Section) -> LoopConfig:
         hold = section.number("silence_hold_s", above=0)
+        lost = section.optional_integer("lost_writes_max", 0, 1000)
         loop = LoopConfig(
             rate_hz=section.number("rate_hz", at_least=10, at_most=1000),
             silence_hold_s=hold,
@@ -374,6 +394,7 @@ class _Reader:
             fifo_priority=section.integer("fifo_priority", 0, 99),
             lock_memory=section.boolean("lock_memory"),
             cpus=section.integers("cpus"),
+            lost_writes_max=_LOST_WRITES_MAX if lost is None else lost,
         )
         section.no_more()
         return loop

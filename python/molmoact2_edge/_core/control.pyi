@@ -22,6 +22,7 @@ class MailboxPort(Port):
         temperatures: ArrayLike | None = None,
         currents: ArrayLike | None = None,
     ) -> None: ...
+    def accept(self, accepting: bool) -> None: ...
     def take_command(self) -> tuple[NDArray[np.float64], int, int] | None: ...
 
 class LoopbackPort(Port):
@@ -113,6 +114,7 @@ class ControlLoop:
         blend_steps: int,
         resampling: str,
         frozen_tolerance: float,
+        lost_writes_max: int,
         chunk_capacity: int,
         watchdogs: WatchdogOptions,
         start_speed: float,

@@ -142,7 +142,9 @@ class ControlLoop:
     It ticks at ``rate_hz`` (10 to 1000) at absolute deadlines; an overrun skips whole periods and is counted.
     ``start_distance_max`` (joints,) is how far the first target may be from the measured pose; the way there is a
     slow minimum-jerk move at ``start_speed`` times the velocity limit, and executes no step. A robot silent for
-    ``silence_hold_s`` is held, for ``silence_fault_s`` is a fault; ``watchdogs`` has the other conditions. Modes and
+    ``silence_hold_s`` is held, for ``silence_fault_s`` is a fault; ``watchdogs`` has the other conditions. After more than ``lost_writes_max`` lost
+    commands in a row, and where the arm is farther from its command than ``jump_max``, it goes on as at a start, from
+    where the arm is. Modes and
     ``resampling`` are :class:`ChunkBuffer`'s; ``frozen_tolerance`` is how far, in the joint's unit, a chunk's frozen
     rows may be from what was executed before it is counted as not continuing it.
 
@@ -160,6 +162,7 @@ class ControlLoop:
         blend_steps: int = 10,
         resampling: str = "linear",
         frozen_tolerance: float = 1.0,
+        lost_writes_max: int = 3,
         chunk_capacity: int = 256,
         silence_hold_s: float = 0.1,
         silence_fault_s: float = 1.0,
@@ -187,6 +190,7 @@ class ControlLoop:
                 blend_steps=blend_steps,
                 resampling=resampling,
                 frozen_tolerance=frozen_tolerance,
+                lost_writes_max=lost_writes_max,
                 chunk_capacity=chunk_capacity,
                 watchdogs=compiled_options(self.watchdogs, len(limits), silence_hold_s, silence_fault_s),
                 start_speed=start_speed,

@@ -41,6 +41,7 @@ class Reason(str, Enum):
     STATE_STALE = "state_stale"
     STATE_LOST = "state_lost"
     BUS_WRITE_FAILED = "bus_write_failed"
+    ARM_NOT_FOLLOWING = "arm_not_following"
     CHUNK_STALE = "chunk_stale"
     CAMERA_STALE = "camera_stale"
     OVERRUNS_REPEATED = "overruns_repeated"

@@ -198,12 +198,174 @@ CASE("one lost write is nothing, a bus that takes none is held, then a fault") {
   CHECK(record.reason == Reason::bus_write_failed);
 }
 
+CASE("a few lost commands are passed over, at the limits of the time that they took") {
+  Bench bench;
+  bench.tick();
+  bench.push_ramp(60, 1.0, 0);
+  for (int i = 0; i < 20; ++i) bench.tick();
+  bench.port->writes_fail = true;
+  double last = bench.port->command.positions[0];
+  TickRecord record;
+  for (int i = 0; i < 3; ++i) record = bench.tick();
+  CHECK(record.state == State::running);
+  bench.port->writes_fail = false;
+  record = bench.tick();
+  CHECK(record.state == State::running);
+  CHECK(record.followed);
+  CHECK(bench.port->command.positions[0] - last <= 4 * 2.0);
+}
+
+CASE("the first command that arrives after too many lost ones is where the arm stands") {
+  Bench bench;
+  bench.tick();
+  bench.push_ramp(60, 1.0, 0);
+  for (int i = 0; i < 20; ++i) bench.tick();
+  bench.port->writes_fail = true;
+  for (int i = 0; i < 4; ++i) CHECK(bench.tick().state == State::running);  // the fourth is one too many
+  const JointVector sagged{bench.port->command.positions[0] - 3.0, 1.0};
+  bench.port->measured.positions = sagged;
+  TickRecord record;
+  for (int i = 0; i < 5; ++i) {
+    record = bench.tick();
+    CHECK(record.state == State::holding);
+    CHECK(record.reason == Reason::bus_write_failed);
+    CHECK_EQ(record.command[0], sagged[0]);
+  }
+  const std::int64_t due = record.step;
+  bench.port->writes_fail = false;
+  record = bench.tick();
+  CHECK(record.state == State::holding);
+  CHECK_EQ(bench.port->command.positions[0], sagged[0]);
+  CHECK_EQ(bench.port->command.positions[1], sagged[1]);
+  // Then slowly, as at a start, to the step that has stayed due.
+  double last = sagged[0];
+  int approach = 0;
+  for (record = bench.tick(); record.reason == Reason::starting; record = bench.tick()) {
+    CHECK_EQ(record.step, due);
+    CHECK(record.command[0] - last <= 25.0 * 0.02 + 1e-9);
+    last = record.command[0];
+    ++approach;
+  }
+  CHECK(approach > 10);
+  CHECK(record.followed);
+  CHECK_EQ(record.step, due + 1);
+}
+
+CASE("while commands are lost and the pose is not known, nothing is written") {
+  Bench bench;
+  bench.tick();
+  bench.push_ramp(60, 1.0, 0);
+  for (int i = 0; i < 20; ++i) bench.tick();
+  bench.port->writes_fail = true;
+  bench.port->silent = true;
+  for (int i = 0; i < 10; ++i) bench.tick();
+  bench.port->writes_fail = false;
+  const int before = bench.port->writes;
+  for (int i = 0; i < 10; ++i) {
+    const TickRecord record = bench.tick();
+    CHECK(record.state == State::holding);
+    CHECK_EQ(record.write_time, 0);
+  }
+  CHECK_EQ(bench.port->writes, before);
+  bench.port->silent = false;
+  bench.port->measured.positions = {-20.0, 5.0};
+  bench.tick();
+  CHECK_EQ(bench.port->command.positions[0], -20.0);
+  CHECK_EQ(bench.port->command.positions[1], 5.0);
+}
+
+CASE("a bus that comes back after the fault holds the arm where it is") {
+  Bench bench;
+  bench.tick();
+  bench.push_ramp(60, 1.0, 0);
+  for (int i = 0; i < 20; ++i) bench.tick();
+  bench.port->writes_fail = true;
+  bench.port->reads_fail = true;
+  TickRecord record;
+  for (int i = 0; i < 60; ++i) record = bench.tick();
+  CHECK(record.state == State::fault);
+  bench.port->writes_fail = false;
+  bench.port->reads_fail = false;
+  bench.port->measured.positions = {-30.0, -40.0};
+  record = bench.tick();
+  CHECK(record.state == State::fault);
+  CHECK(record.reason == Reason::state_lost);
+  CHECK_EQ(bench.port->command.positions[0], -30.0);
+  CHECK_EQ(bench.port->command.positions[1], -40.0);
+  for (int i = 0; i < 10; ++i) record = bench.tick();
+  CHECK_EQ(bench.port->command.positions[0], -30.0);
+}
+
+CASE("an arm that fell out of its limits while commands were lost is a fault, and nothing is written") {
+  Bench bench;
+  bench.tick();
+  bench.push(60, 0.0, 0);
+  for (int i = 0; i < 5; ++i) bench.tick();
+  bench.port->writes_fail = true;
+  for (int i = 0; i < 6; ++i) bench.tick();
+  bench.port->measured.positions = {0.0, -110.0};
+  bench.port->writes_fail = false;
+  const int before = bench.port->writes;
+  for (int i = 0; i < 10; ++i) {
+    const TickRecord record = bench.tick();
+    CHECK(record.state == State::fault);
+    CHECK(record.reason == Reason::start_outside_limits);
+  }
+  CHECK_EQ(bench.port->writes, before);
+}
+
+CASE("an arm that does not follow draws its command back within the limits, and then starts anew") {
+  Bench bench;
+  bench.tick();
+  bench.push(64, 15.0, 0);
+  TickRecord record = bench.tick();
+  while (record.reason == Reason::starting) record = bench.tick();
+  bench.port->follows = false;
+  bench.port->measured.positions = {-10.0, 15.0};  // 25 from the command, where 20 is the jump limit
+  const std::int64_t due = record.step;
+  double last = record.command[0];
+  double speed = 0.0;
+  for (int i = 0; i < 100 && record.command[0] > -10.0 + 0.2; ++i) {
+    record = bench.tick();
+    CHECK(record.state == State::holding);
+    CHECK(record.reason == Reason::arm_not_following);
+    CHECK_EQ(record.step, due);
+    CHECK(std::abs(record.command[0] - last) <= 2.0);
+    CHECK(std::abs(record.command[0] - last - speed) <= 0.4);
+    speed = record.command[0] - last;
+    last = record.command[0];
+  }
+  CHECK_NEAR(record.command[0], -10.0, 0.2);
+  bench.port->follows = true;
+  bench.push(64, -5.0, due);
+  record = bench.tick();
+  CHECK(record.state == State::running);
+  CHECK(record.reason == Reason::starting);
+  while (record.reason == Reason::starting) record = bench.tick();
+  CHECK(record.followed);
+}
+
+CASE("a pose that is not a number from the start on is a fault after the limit of silence") {
+  Bench bench;
+  bench.port->measured.positions = {0.0, NAN};
+  TickRecord record;
+  for (int i = 0; i < 50; ++i) {
+    record = bench.tick();
+    CHECK(record.state == State::idle);
+    CHECK(record.reason == Reason::measured_not_finite);
+  }
+  record = bench.tick();
+  CHECK(record.state == State::fault);
+  CHECK(record.reason == Reason::measured_not_finite);
+  bench.port->measured.positions = {0.0, 0.0};
+  CHECK(bench.tick().state == State::fault);
+  CHECK_EQ(bench.port->writes, 0);
+}
+
 CASE("a stop decelerates and ends") {
   Bench bench;
   bench.tick();
-  std::vector<double> ramp;
-  for (int row = 0; row < 60; ++row) ramp.insert(ramp.end(), {0.5 * row, 0.5 * row});
-  bench.cycle.push(ramp.data(), 60, {0, bench.cycle.run()});
+  bench.push_ramp(60, 0.5, 0);
   for (int i = 0; i < 20; ++i) bench.tick();
   bench.cycle.request_stop(Reason::stop_signal);
   CHECK(!bench.cycle.finished());

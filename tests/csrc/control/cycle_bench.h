@@ -52,6 +52,12 @@ struct CycleBench {
     const std::vector<double> actions(rows * joints, value);
     cycle.push(actions.data(), rows, {observed_step, cycle.run(), observed_time});
   }
+  // Every joint is `slope` farther in each row, from 0 on.
+  void push_ramp(std::size_t rows, double slope, std::int64_t observed_step) {
+    std::vector<double> actions(rows * joints);
+    for (std::size_t i = 0; i < actions.size(); ++i) actions[i] = slope * static_cast<double>(i / joints);
+    cycle.push(actions.data(), rows, {observed_step, cycle.run()});
+  }
 
   ManualClock clock{1'000'000'000};
   std::size_t joints;

@@ -132,6 +132,8 @@ CASE("ticks allocate nothing and take no lock: running, splicing, holding, refus
         bench.cycle.report_frame(1, bench.clock.now());
       }
       bench.port->silent = tick % 500 > 470;
+      bench.port->writes_fail = tick % 600 > 580;
+      if (tick % 350 == 100) bench.port->measured.positions[0] += 25.0;
       bench.port->measured.has_temperatures = tick % 2 == 0;
       bench.port->measured.temperatures[0] = tick % 900 > 880 ? 60.0 : 30.0;
       begin_counting();
@@ -147,9 +149,10 @@ CASE("ticks allocate nothing and take no lock: running, splicing, holding, refus
     CHECK_EQ(all.allocations, 0);
     CHECK_EQ(all.locks, 0);
     // All of it happened.
-    for (const Reason reason : {Reason::none, Reason::target_not_finite, Reason::state_stale,
-                                Reason::camera_stale, Reason::chunk_exhausted, Reason::temperature_high,
-                                Reason::temperature_limit, Reason::stop_requested}) {
+    for (const Reason reason :
+         {Reason::none, Reason::target_not_finite, Reason::state_stale, Reason::camera_stale,
+          Reason::chunk_exhausted, Reason::temperature_high, Reason::temperature_limit,
+          Reason::stop_requested, Reason::bus_write_failed, Reason::arm_not_following}) {
       CHECK(bench.cycle.statistics().reason_ticks[static_cast<std::size_t>(reason)].load() > 0 ||
             reason == Reason::none);
     }

@@ -132,6 +132,8 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
         ("a: [1\n", "not readable as YAML"),
         ("extends: 3\n", "extends: expected"),
         ("extends: mine.yaml\n", "extends leads back to itself"),
+        ("name: a\nname: b\n", "the key 'name' comes twice"),
+        ("extends: so101\nloop: {rate_hz: 50, cpus: [], rate_hz: 100}\n", "the key 'rate_hz' comes twice"),
         ("extends: nobody\n", "no robot 'nobody'; there are"),
     ],
 )

@@ -34,6 +34,7 @@ class Setting:
     blend_steps: int
     silence_hold: int
     silence_fault: int
+    lost_writes: int
     chunk_age: int
     camera_age: int
     warm: float
@@ -71,6 +72,10 @@ class Expected:
     step: int
     chunk: int
     target: list[float] | None
+    writes: bool = True
+    """Whether a command is given to the robot, which may lose it."""
+    placed: list[float] | None = None
+    """Where the command must be, whatever it was before: none of the last ones has reached the arm."""
 
 
 @dataclass
@@ -89,6 +94,9 @@ class Rules:
     measured_ns: int = 0
     temperatures: list[float] | None = None
     last_write: int = 0
+    lost: int = 0
+    lost_since: int = 0
+    rebase_pose: list[float] = field(default_factory=list)
     warm: list[bool] = field(default_factory=lambda: [False, False])
     chunk: Chunk | None = None
     waiting: Chunk | None = None
@@ -119,10 +127,17 @@ class Rules:
         self.stop = self.stop or tick.stop
         if self.stop and self.state in HOLDABLE:
             self.state, self.reason = "stopping", self.stop
+        placed = self._find_arm(tick.now) if self.phase != "no pose" else None
         target, absence = self._next(tick.arrival)
         if self.phase == "no pose":
             reason = self.reason if self.state == "fault" else self._without_pose()
-            return Expected((self.state,), (reason,), False, self.step, self._number(), target)
+            return Expected((self.state,), (reason,), False, self.step, self._number(), target, writes=False)
+        writes = self.lost <= self.setting.lost_writes or placed is not None
+        expected = self._gate(tick, target, absence)
+        expected.writes, expected.placed = writes, placed
+        return expected
+
+    def _gate(self, tick: Tick, target: list[float] | None, absence: str) -> Expected:
         finite = target is not None and all(map(math.isfinite, target))
         if finite and self.phase in ("no target", "approaching"):
             assert target is not None
@@ -130,6 +145,8 @@ class Rules:
         fault, hold = self._watch(tick, executes=target is not None and self.phase == "following")
         if fault:
             self._fault(fault)
+        if self.phase == "rebasing" and not hold:
+            hold = "bus_write_failed" if self.lost > self.setting.lost_writes else "arm_not_following"
         if hold:
             target, absence = None, hold
         refusal = self._refuse(target, absence, None if hold == "state_stale" else self.measured)
@@ -147,7 +164,12 @@ class Rules:
             self.state = "idle"
 
     def wrote(self, now: int) -> None:
-        self.last_write = now
+        self.last_write, self.lost = now, 0
+
+    def lost_write(self, now: int) -> None:
+        self.lost += 1
+        if self.lost == 1:
+            self.lost_since = now
 
     # Poses ---------------------------------------------------------------------------------------------------------
 
@@ -158,15 +180,48 @@ class Rules:
                 self._fault("state_missing")
             return
         if not all(map(math.isfinite, self.measured)):
+            if now - self.begun > s.silence_fault:
+                self._fault("measured_not_finite")
             return
-        self.command = [min(max(value, -s.position), s.position) for value in self.measured]
-        if any(
-            abs(m - c) > s.velocity * s.period_s for m, c in zip(self.measured, self.command, strict=True)
-        ):
-            self._fault("start_outside_limits")  # and nothing is ever written
+        if not self._place():
             return
         self.state, self.reason, self.phase = "holding", "none", "no target"
         self.last_write = now
+
+    def _place(self) -> bool:
+        """Put the command where the arm is; outside the limits that is a fault, and nothing is written any more."""
+        s = self.setting
+        assert self.measured is not None
+        self.command = [min(max(value, -s.position), s.position) for value in self.measured]
+        outside = any(
+            abs(m - c) > s.velocity * s.period_s for m, c in zip(self.measured, self.command, strict=True)
+        )
+        if outside:
+            self._fault("start_outside_limits")
+        return not outside
+
+    def _find_arm(self, now: int) -> list[float] | None:
+        """Judge whether the arm can be where the command is; returns where the command is put, if it is."""
+        s, measured = self.setting, self.measured
+        assert measured is not None
+        known = all(map(math.isfinite, measured)) and abs(now - self.measured_ns) <= s.silence_hold
+        if self.lost > s.lost_writes:
+            self.phase, self.rebase_pose = "rebasing", self.command
+            if not known or self.measured_ns < self.lost_since:
+                return None
+            self.phase = "rebasing" if self._place() else "no pose"
+            self.rebase_pose = self.command
+            return self.command
+        if self.phase == "rebasing" and any(
+            abs(c - p) > 0.01 * s.jump for c, p in zip(self.command, self.rebase_pose, strict=True)
+        ):
+            return None
+        if known and any(abs(c - m) > s.jump for c, m in zip(self.command, measured, strict=True)):
+            self.phase = "rebasing"
+            self.rebase_pose = [min(max(value, -s.position), s.position) for value in measured]
+        elif self.phase == "rebasing":
+            self.phase = "no target"
+        return None
 
     def _without_pose(self) -> str:
         return "state_missing" if self.measured is None else "measured_not_finite"
