@@ -29,7 +29,9 @@ _SHARE = 0.8
 
 def main() -> int:
     """Run; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--episodes", type=int, default=50, metavar="N", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=1000, metavar="N", help="default: %(default)s")
     parser.add_argument(
@@ -47,7 +49,15 @@ def main() -> int:
         directory = Path(temporary)
         frames = {role: directory / f"{role}.frames" for role in _DEVICES}
         calibration, judge = directory / "calibration.json", directory / "judge"
-        options = ["--table", "--judge", str(judge), "--calibration", str(calibration), "--seed", str(arguments.seed)]
+        options = [
+            "--table",
+            "--judge",
+            str(judge),
+            "--calibration",
+            str(calibration),
+            "--seed",
+            str(arguments.seed),
+        ]
         options += ["--camera-size", _SIZE, "--camera-rate", _RATE_HZ]
         for role, path in frames.items():
             options += ["--camera", f"{role}={path}"]
@@ -61,7 +71,9 @@ def main() -> int:
             command += ["--episodes", str(arguments.episodes), "--seed", str(arguments.seed)]
             command += ["--report", str(arguments.report), "--blackbox", str(directory / "blackbox")]
             cameras = {_DEVICES[role]: path for role, path in frames.items()}
-            code = subprocess.run(command, env={**os.environ, **shim_environment(cameras)}, check=False).returncode
+            code = subprocess.run(
+                command, env={**os.environ, **shim_environment(cameras)}, check=False
+            ).returncode
             if code != 0:
                 print(emulator.said, file=sys.stderr)
                 return code

@@ -40,8 +40,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME|FILE",
         help=f"{', '.join(robot_names())}, or a .yaml file (default: %(default)s)",
     )
-    parser.add_argument("--task", metavar="TEXT", help="the instruction (default: each episode's own)")
-    parser.add_argument("--episodes", type=int, default=3, metavar="N", help="default: %(default)s")
+    add_connection_options(parser)
+    parser.add_argument(
+        "--task", metavar="TEXT", help="the instruction (default: each episode's own, where there is a judge)"
+    )
+    parser.add_argument(
+        "--episodes", type=int, metavar="N", help="default: 3; on an arm that nobody judges 1"
+    )
     parser.add_argument(
         "--seed",
         type=int,
@@ -55,6 +60,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         default=30.0,
         metavar="S",
         help="longest episode in seconds (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--judge",
+        type=Path,
+        metavar="SOCKET",
+        help="of an emulated table (emulate so101 --judge): it sets the scenes and judges the episodes",
     )
     parser.add_argument(
         "--record", type=Path, metavar="DIR", help="record a LeRobotDataset v3.0, or add episodes to one"
@@ -105,9 +116,46 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
+def add_connection_options(parser: argparse.ArgumentParser) -> None:
+    """Add what a command line says about the wires of a real arm."""
+    parser.add_argument(
+        "--port", metavar="PATH", help="of a real arm: serial port, CAN channel or address (see find-port)"
+    )
+    parser.add_argument("--left-port", metavar="PATH", help="of the left one of two arms")
+    parser.add_argument("--right-port", metavar="PATH", help="of the right one of two arms")
+    parser.add_argument("--id", metavar="NAME", help="the arm's name, under which its calibration is kept")
+    parser.add_argument("--calibration", type=Path, metavar="FILE", help="its calibration, wherever it is")
+    parser.add_argument(
+        "--camera",
+        action="append",
+        default=[],
+        metavar="NAME=SOURCE",
+        help="front=/dev/video0, a file, an http address or realsense:SERIAL; once for each camera",
+    )
+
+
+def connected(arguments: argparse.Namespace) -> RobotConfig:
+    """Return the robot's configuration with what the command line says about its connection and cameras.
+
+    Raises:
+        InputError: it says something that this robot does not have.
+    """
+    from molmoact2_edge.runtime.hardware import with_cameras, with_connection
+
+    config = load_robot(arguments.robot)
+    ports = {key: getattr(arguments, key) for key in ("port", "left_port", "right_port", "id", "calibration")}
+    given = [f"--{key.replace('_', '-')}" for key, value in ports.items() if value is not None]
+    given += ["--camera"] if arguments.camera else []
+    if config.driver == "sim" and given:
+        raise InputError(
+            f"robot {config.name!r} is simulated, so that {', '.join(given)} has no meaning for it"
+        )
+    return with_cameras(with_connection(config, **ports), arguments.camera)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run, write the report, print the summary; returns the exit code."""
-    config = load_robot(arguments.robot)
+    config = connected(arguments)
     if arguments.show_config:
         print(config.to_yaml(), end="")
         return 0
@@ -117,8 +165,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.time == "simulated":
         # A process of its own protects the loop's time, which is nobody's here.
         config = replace(config, policy=replace(config.policy, isolation="thread"))
+    unjudged = config.driver != "sim" and arguments.judge is None
+    if unjudged and arguments.task is None:
+        raise InputError(f"robot {config.name!r} is told what to do: give --task TEXT")
     settings = RunSettings(
-        episodes=arguments.episodes,
+        episodes=(1 if unjudged else 3) if arguments.episodes is None else arguments.episodes,
         seed=arguments.seed,
         task=arguments.task,
         duration_s=arguments.duration,
@@ -147,7 +198,7 @@ def _run(arguments: argparse.Namespace, config: RobotConfig, settings: RunSettin
         scenario, make_runner = _stage(arguments, config)  # while a process of its own loads the policy
         opened.callback(scenario.close)
         about = {"checkpoint": arguments.checkpoint or "so101-touch (shipped)", **policy.wait_ready()}
-        runner = make_runner(policy, config, settings, StatusDisplay(sys.stdout))
+        runner = make_runner(policy, scenario.config, settings, StatusDisplay(sys.stdout))
         signal.signal(signal.SIGUSR1, lambda *_: runner.request_black_box("asked for by SIGUSR1"))
         try:
             runner.run(interruption)
@@ -181,5 +232,5 @@ def _stage(arguments: argparse.Namespace, config: RobotConfig) -> tuple[Scenario
         )
     from molmoact2_edge.runtime import Runner, open_scenario
 
-    scenario = open_scenario(config)
+    scenario = open_scenario(config, arguments.judge)
     return scenario, partial(Runner, scenario)

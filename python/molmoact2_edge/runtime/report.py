@@ -27,6 +27,7 @@ def build_report(runner: Runner, policy: dict[str, Any]) -> dict[str, Any]:
         "episodes": len(runner.results),
         "successes": runner.successes,
         "completed": runner.completed,
+        "judged": runner.scenario.judged,
         "outcomes": [asdict(result) for result in runner.results],
         "loop": {
             "rate_hz": runner.config.loop.rate_hz,
@@ -56,6 +57,8 @@ def build_report(runner: Runner, policy: dict[str, Any]) -> dict[str, Any]:
             "rejected_chunks": statistics["rejected_chunks"],
         },
         "scheduling_warnings": [asdict(warning) for warning in runner.warnings],
+        "unmeasured_levels": runner.unmeasured,
+        "stop_pose_failure": runner.stop_pose_failure,
         "video_failure": runner.video_failure,
         "telemetry": None if runner.telemetry is None else runner.telemetry.facts(),
         "scenario": runner.scenario.facts(),
@@ -86,8 +89,9 @@ def write_report(report: dict[str, Any], path: Path) -> None:
 def summary(report: dict[str, Any]) -> str:
     """Return the report's main figures as a table for a terminal."""
     loop, period = report["loop"], report["loop"]["period"]
+    judged = f"{report['successes']} of {report['episodes']} episodes succeeded"
     lines = [
-        f"{report['successes']} of {report['episodes']} episodes succeeded",
+        judged if report["judged"] else f"{report['episodes']} episodes, which nobody judged",
         "",
         f"{'loop':<24}{loop['mean_rate_hz'] or 0:>9.2f} Hz of {loop['rate_hz']:g}   "
         f"{loop['ticks']} ticks, {loop['overruns']} overruns, {loop['skipped_periods']} periods skipped",
@@ -107,6 +111,9 @@ def summary(report: dict[str, Any]) -> str:
         lines += ["", f"gate, in ticks: {counts}"]
     lines += [f"warning {warning['name']}: {warning['text']}" for warning in report["scheduling_warnings"]]
     lines += [f"warning policy: {failure['message']}" for failure in report["policy"].get("failures", [])]
+    lines += [f"warning: {sentence}" for sentence in report["unmeasured_levels"]]
+    if report["stop_pose_failure"]:
+        lines.append(f"warning stop pose: {report['stop_pose_failure']}")
     if report["video_failure"]:
         lines.append(f"warning video: {report['video_failure']}")
     if report["telemetry"]:

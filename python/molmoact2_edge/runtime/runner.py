@@ -15,6 +15,7 @@ from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.control import ControlLoop, GateState, Reason, SchedulingWarning, StopMonitor
 from molmoact2_edge.errors import InputError, RobotError
 from molmoact2_edge.runtime.camera_watch import CameraWatch
+from molmoact2_edge.runtime.hardware_fit import unmeasured_levels
 from molmoact2_edge.runtime.interruption import Interruption
 from molmoact2_edge.runtime.latency import Latencies
 from molmoact2_edge.runtime.policy_calls import (
@@ -106,6 +107,9 @@ class Runner:
         self.first_call_s: float | None = None
         self.warnings: list[SchedulingWarning] = []
         self.video_failure: str | None = None
+        self.stop_pose_failure: str | None = None
+        self.unmeasured = unmeasured_levels(config, scenario.robot.capabilities)
+        """Watchdogs that are configured and will never see a reading."""
         self.telemetry: RunTelemetry | None = None
         """There from the beginning of :meth:`run` on."""
         self._policy = policy
@@ -113,12 +117,15 @@ class Runner:
         self._status = status
         self.loop = build_loop(config, scenario)
         self._telemetry_position = 0
+        self._posed = False
 
     def run(self, interruption: Interruption) -> None:
         """Run the episodes, until done or asked to end; results are in :attr:`results` even if this raises."""
         recorder = None
         if self.settings.video is not None:
             recorder = VideoRecorder(self.settings.video, self.scenario.cameras)
+        for sentence in self.unmeasured:
+            self._status.line(f"warning: {sentence}")
         try:
             self.telemetry = RunTelemetry(
                 self.settings.telemetry, self.loop, self.scenario.cameras, self.config, self.journal
@@ -137,8 +144,7 @@ class Runner:
             raise
         finally:
             self.loop.stop()
-            # At rest now, whatever ended the run: the driver carries out what the configuration wants then.
-            self.scenario.robot.stop(StopPolicy(self.config.stop.pose))
+            self._take_stop_pose()
             if self.telemetry is not None:
                 self.telemetry.close()
             if recorder is not None:
@@ -180,6 +186,23 @@ class Runner:
     def time_facts(self) -> dict[str, Any]:
         """What the report says about time."""
         return {"mode": "real"}
+
+    def _take_stop_pose(self) -> None:
+        """Have the driver do what the configuration wants of the motors once the arm is at rest; once in a run."""
+        if self._posed:
+            return
+        self._posed = True
+        try:
+            self.scenario.robot.stop(StopPolicy(self.config.stop.pose))
+        except RobotError as error:
+            self.stop_pose_failure = f"{error}"
+            self._status.line(
+                f"warning: the motors did not take the stop pose {self.config.stop.pose}: {error}"
+            )
+
+    def _is_last(self, result: EpisodeResult, interruption: Interruption) -> bool:
+        asked = interruption.asked or self.stop_reason is not None
+        return asked or not result.completed or result.index + 1 == self.settings.episodes
 
     @property
     def _faulted(self) -> bool:
@@ -261,6 +284,9 @@ class Runner:
         finally:
             self.loop.request_stop(by_signal=interruption.asked)
             self.loop.stop()
+            if self._is_last(result, interruption):
+                # Before anything that may take its time: a recording that is written, a call that does not come back.
+                self._take_stop_pose()
             result.duration_s = round(time.monotonic() - begun, 3)
             trace.drain()
             self._telemetry_position = trace.newest
@@ -270,9 +296,13 @@ class Runner:
             if recorder is not None:
                 recorder.end(f"{instruction}: {'success' if result.success else 'failure'}")
             worker.stop()
-        verdict = "success" if result.success else "failure"
+        self._tell(result)
+
+    def _tell(self, result: EpisodeResult) -> None:
+        verdict = ("success, " if result.success else "failure, ") if self.scenario.judged else ""
         self._status.line(
-            f"episode {index + 1}/{self.settings.episodes}  seed {seed}  {instruction!r}: {verdict}, {result.reason}"
+            f"episode {result.index + 1}/{self.settings.episodes}  seed {result.seed}  {result.instruction!r}: "
+            f"{verdict}{result.reason}"
         )
 
     def _watch(
@@ -300,7 +330,8 @@ class Runner:
                 result.reason = f"policy: {worker.lost}"
                 return
             if time.monotonic() - begun >= self.settings.duration_s:
-                result.completed, result.reason = True, f"not over after {self.settings.duration_s:g} s"
+                over = "not over" if self.scenario.judged else "ended"
+                result.completed, result.reason = True, f"{over} after {self.settings.duration_s:g} s"
                 return
             if interruption.wait(_POLL_S):
                 assert interruption.signal is not None
@@ -353,6 +384,7 @@ def build_loop(config: RobotConfig, scenario: Scenario) -> ControlLoop:
         blend_steps=round(config.chunk.blend_s * loop.rate_hz),
         resampling=config.chunk.resampling,
         frozen_tolerance=config.chunk.rtc.tolerance,
+        lost_writes_max=loop.lost_writes_max,
         watchdogs=config.watchdog_settings(),
         silence_hold_s=loop.silence_hold_s,
         silence_fault_s=loop.silence_fault_s,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Protocol
 
 from molmoact2_drivers import Camera, Robot
@@ -30,6 +31,14 @@ class Scenario(Protocol):
     def cameras(self) -> dict[str, Camera]:
         """By role, in the order in which the policy wants the images."""
 
+    @property
+    def config(self) -> RobotConfig:
+        """What the loop is to be made with: the robot's configuration, within what the opened robot can do."""
+
+    @property
+    def judged(self) -> bool:
+        """Whether an outcome says something about the task, rather than only that time is over."""
+
     def open(self) -> None:
         """Connect everything; the robot is active and at rest afterwards."""
 
@@ -50,19 +59,20 @@ class Scenario(Protocol):
         """Disconnect everything; does not raise."""
 
 
-def open_scenario(config: RobotConfig) -> Scenario:
-    """Return the scenario that ``config.driver`` names, opened.
+def open_scenario(config: RobotConfig, judge: Path | None = None) -> Scenario:
+    """Return the scenario that ``config.driver`` names, opened; ``judge`` is the socket of an emulated table's judge.
 
     Raises:
-        InputError: there is no such driver.
+        InputError: there is no such driver, or its connection is not usable.
         MissingExtraError: its optional dependency is not installed.
         RobotError: a device does not answer.
     """
     if config.driver != "sim":
-        raise InputError(
-            f"robot {config.name!r} needs the driver {config.driver!r}, which this version does not have; "
-            "it has sim: try --robot sim-so101"
-        )
+        from molmoact2_edge.runtime.hardware import open_hardware
+
+        return open_hardware(config, judge)
+    if judge is not None:
+        raise InputError(f"robot {config.name!r} is simulated and has a judge of its own; leave --judge out")
     from molmoact2_edge.runtime.simulation import SimulatedTable
 
     scenario = SimulatedTable(config)

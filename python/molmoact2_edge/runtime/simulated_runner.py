@@ -166,6 +166,8 @@ class SimulatedRunner(Runner):
         try:
             episode.run(result, interruption)
         finally:
+            if self._is_last(result, interruption):
+                self._take_stop_pose()
             result.duration_s = round(episode.elapsed_s, 3)
             self._simulated_ns += episode.elapsed_ns
             self._call_seconds += episode.call_seconds
@@ -174,10 +176,7 @@ class SimulatedRunner(Runner):
             keep_books(result, calls.counts, trace)
             broken = result.reason.startswith(("robot: ", "policy: "))
             self.telemetry.end_episode(result.reason if broken else None)
-        verdict = "success" if result.success else "failure"
-        self._status.line(
-            f"episode {index + 1}/{self.settings.episodes}  seed {seed}  {instruction!r}: {verdict}, {result.reason}"
-        )
+        self._tell(result)
 
     @property
     def table(self) -> SteppedTable:

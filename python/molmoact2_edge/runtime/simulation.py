@@ -23,6 +23,8 @@ class SimulatedTable:
                 f"robot {config.name!r}: the simulator's joints are {', '.join(JOINT_NAMES)}, "
                 f"the configuration has {', '.join(config.joints)}"
             )
+        self.config = config
+        self.judged = True
         self.robot = self._make_robot()
         self.cameras: dict[str, Camera] = {
             name: self._make_camera(name, (camera.height, camera.width), camera.rate_hz)

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import WARM_UP_CALLS, Bench, Failing, Lifting, configuration
-from molmoact2_edge.errors import InputError
+from bench import WARM_UP_CALLS, Bench, Failing, Lifting, Predicted, configuration
+from molmoact2_drivers import Measurement, StopPolicy
+from molmoact2_edge.errors import InputError, RobotError
 from molmoact2_edge.runtime import Runner, RunSettings, build_report, summary, write_report
 from molmoact2_edge.runtime.interruption import Interruption
 from molmoact2_edge.runtime.status import StatusDisplay
@@ -178,6 +179,70 @@ def test_a_signal_ends_the_run_with_the_arm_at_rest(bench: Bench) -> None:
     assert not runner.loop.running
     assert result.gate_events[-1]["state"] in ("idle", "stopping")
     assert result.gate_events[-1]["reason"] == "stop_signal"
+
+
+def test_the_stop_pose_does_not_wait_for_a_call_that_does_not_come_back(bench: Bench) -> None:
+    bench.goal = 1e9
+    stuck, released = threading.Event(), threading.Event()
+    came_back: list[bool] = []
+
+    class Stuck(Lifting):
+        def answer(self, rows: np.ndarray) -> Predicted:
+            if self.calls > WARM_UP_CALLS + 1:
+                stuck.set()
+                came_back.append(released.wait(20.0))
+            return Predicted(rows)
+
+    stopped: list[bool] = []
+    usual = bench.robot.stop
+
+    def stop(policy: StopPolicy) -> None:
+        stopped.append(runner.loop.running)
+        usual(policy)
+        released.set()
+
+    bench.robot.stop = stop
+    runner = runner_for(bench, Stuck(), episodes=3)
+
+    def interrupt() -> None:
+        assert stuck.wait(20.0)
+        runner.loop.latch_stop()
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    runner.run(Interruption())
+    thread.join()
+    assert stopped == [False]  # once, with the loop at rest
+    assert bench.robot.stops == [StopPolicy.HOLD]
+    assert came_back == [True]
+
+
+def test_motors_that_do_not_take_the_stop_pose_are_told_and_the_books_are_kept(bench: Bench) -> None:
+    def stop(policy: StopPolicy) -> None:
+        raise RobotError("the bus is gone")
+
+    bench.robot.stop = stop
+    runner = runner_for(bench, Lifting(), episodes=1)
+    runner.run(Interruption())
+    assert runner.completed
+    report = build_report(runner, {})
+    assert report["stop_pose_failure"] == "the bus is gone"
+    assert "the bus is gone" in summary(report)
+
+
+def test_levels_that_the_robot_does_not_measure_are_told_at_the_start(bench: Bench) -> None:
+    config = configuration()
+    watched = replace(
+        config, watchdogs=replace(config.watchdogs, temperature=(55.0, 65.0), current=(1.5, 2.5))
+    )
+    bench.robot.capabilities = replace(bench.robot.capabilities, measures=frozenset({Measurement.CURRENT}))
+    said = io.StringIO()
+    runner = Runner(bench, Lifting(), watched, RunSettings(episodes=1), StatusDisplay(said))
+    runner.run(Interruption())
+    first = said.getvalue().splitlines()[0]
+    assert first.startswith("warning: watchdogs.temperature has levels, but this robot does not measure it")
+    assert "watchdogs.current" not in said.getvalue()
+    assert build_report(runner, {})["unmeasured_levels"] == runner.unmeasured
 
 
 def test_a_policy_for_another_robot_is_refused_before_anything_moves(bench: Bench) -> None:

@@ -218,7 +218,7 @@ def test_a_silent_robot_is_held_and_then_a_fault(stage: Any) -> None:
 def test_a_motor_above_its_levels_is_held_or_a_fault(
     stage: Any, kind: str, level: float, reason: Reason, state: str
 ) -> None:
-    bench = stage()
+    bench = stage(watchdogs={"temperature": (55.0, 65.0), "current": (1.5, 2.5)})
 
     def overload() -> None:
         readings = np.full(6, 0.1)
