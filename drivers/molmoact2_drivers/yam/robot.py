@@ -50,6 +50,7 @@ _SILENCE_S = 0.1  # after the motors' own timeout
 _FEEDBACK_S = 1.0
 _REOPEN_S = 2.0
 _LOOK_S = 0.005
+_WRITE_S = 0.1
 _FRAMES_PER_ARM = 2 * len(JOINTS)
 _FRAME_S = 130e-6  # of eight bytes at 1 Mbit/s, stuffed
 _LINE_BYTES = 22  # of such a frame as slcan writes it
@@ -179,11 +180,13 @@ class YamRobot:
         wanted = np.array(positions, dtype=np.float64)
         if wanted.shape != (len(self._names),) or not np.isfinite(wanted).all():
             raise InputError(f"targets are {len(self._names)} finite joint positions; got {positions!r}")
-        if not self._open_port().write(wanted):
+        deadline = time.monotonic() + _WRITE_S
+        # The wire may be in use for a moment: the keeper's exchange, which no loop keeps away while none runs.
+        while not self._open_port().write(wanted):
             self._look()
-            raise RobotError(
-                f"{self.name} did not take the targets: {self._fault or 'the bus is busy or gone'}"
-            )
+            if self._fault is not None or time.monotonic() >= deadline:
+                raise RobotError(f"{self.name} did not take the targets: {self._fault or 'the bus is gone'}")
+            time.sleep(_LOOK_S)
 
     def stop(self, policy: StopPolicy) -> None:
         """Ends motion. ACTIVE -> CONFIGURED; in CONFIGURED it changes what the motors do; in ERROR as far as they obey.
