@@ -117,7 +117,10 @@ class FaultPlan:
             raise InputError(
                 f"{name} wants {wanted} (and perhaps duration), got {', '.join(values) or 'none'}"
             )
+        now_s = self.now_s()
         with self._lock:
+            # Those that are over go, so that a plan that is added to for hours does not grow.
+            self._faults = [fault for fault in self._faults if fault.end_s > now_s]
             self._faults.append(Fault(name, begin_s, begin_s + duration_s, values))
 
     def _clear(self, names: list[str], at_s: float) -> None:

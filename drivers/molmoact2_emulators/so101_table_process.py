@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 import threading
 import time
@@ -208,6 +209,8 @@ def _wait_for_eof(ended: threading.Event) -> None:
 
 
 def _main() -> int:
+    # A terminal's interrupt reaches this process, too; it ends with the one that started it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     fields = json.loads(sys.argv[2])
     cameras = tuple(CameraPlan(**camera) for camera in fields.pop("cameras"))
     try:

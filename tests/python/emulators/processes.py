@@ -139,3 +139,5 @@ def emulator(
         if process.poll() is None:
             process.kill()
             process.wait()
+        if process.stdin is not None:
+            process.stdin.close()

@@ -275,6 +275,11 @@ def test_a_refused_fault_says_why() -> None:
         arm.fault("explode")
 
 
+def test_one_that_cannot_start_says_why() -> None:
+    with pytest.raises(AssertionError, match="give --table, too"), emulator("so101", "--judge", "socket"):
+        pass
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     not LEROBOT_PYTHON.is_file(),
