@@ -184,18 +184,24 @@ class FrankaHand:
         self._stream.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         port = self._datagrams.getsockname()[1]
         self._send(_CONNECT, struct.pack("<HH", _VERSION, port))
-        size = _HEADER.size + 4
-        answer = b""
-        while len(answer) < size:
-            part = self._stream.recv(size - len(answer))
-            if not part:
-                raise RobotError(f"{self.name} closed the connection: is another program connected to it?")
-            answer += part
-        status, version = struct.unpack_from("<HH", answer, _HEADER.size)
+        size = _HEADER.unpack(self._receive(_HEADER.size))[2]
+        if size < _HEADER.size + 4:
+            raise RobotError(f"{self.name} sends what is no answer ({size} bytes): is this a Franka hand?")
+        status, version = struct.unpack_from("<HH", self._receive(size - _HEADER.size))
         if status != _SUCCESS:
             raise RobotError(
                 f"{self.name} speaks version {version} of its interface, this driver version {_VERSION}"
             )
+
+    def _receive(self, size: int) -> bytes:
+        assert self._stream is not None
+        data = b""
+        while len(data) < size:
+            part = self._stream.recv(size - len(data))
+            if not part:
+                raise RobotError(f"{self.name} closed the connection: is another program connected to it?")
+            data += part
+        return data
 
     def _close_sockets(self) -> None:
         for sock in (self._stream, self._datagrams):

@@ -101,6 +101,7 @@ class FrankaRobot:
         self._state: RobotState | None = None
         self._gripper_sent_ns = 0
         self._gripper_percent: float | None = None
+        self._starts = 0
 
     @property
     def name(self) -> str:
@@ -146,12 +147,18 @@ class FrankaRobot:
         state = None if self._client is None else self._client.read()
         return None if state is None else state.success_rate
 
+    def statistics(self) -> dict[str, float]:
+        """For a run's report: how the arm's commands fared."""
+        rate = self.success_rate
+        return {"process_starts": self._starts, "command_success_rate": 0.0 if rate is None else rate}
+
     def connect(self) -> None:
         """Starts the arm's process, connects to arm and gripper, moves nothing. DISCONNECTED -> CONNECTED."""
         from molmoact2_edge._core.control import MailboxPort
 
         self._require(LifeCycle.DISCONNECTED)
         self._port = MailboxPort(JOINTS + 1)
+        self._port.accept(False)
         try:
             self._gripper.connect()
             self._start_arm()
@@ -208,7 +215,7 @@ class FrankaRobot:
             return
         with self._lock:
             if self._life_cycle is LifeCycle.ACTIVE:
-                self._life_cycle = LifeCycle.CONFIGURED
+                self._set(LifeCycle.CONFIGURED)
             if self._port is not None:
                 self._port.take_command()
         self._gripper.stop()
@@ -255,11 +262,13 @@ class FrankaRobot:
         if self._port is not None:
             self._port.take_command()
         with self._lock:
-            self._life_cycle, self._fault = LifeCycle.CONFIGURED, None
+            self._fault = None
+            self._set(LifeCycle.CONFIGURED)
 
     def _start_arm(self) -> None:
         client = ArmClient(self._settings)
         self._client = client
+        self._starts += 1
         self._state = None
         self._running.set()
         started = threading.Event()
@@ -306,12 +315,18 @@ class FrankaRobot:
     def _change(self, life_cycle: LifeCycle) -> None:
         with self._lock:
             if self._life_cycle is not LifeCycle.ERROR:
-                self._life_cycle = life_cycle
+                self._set(life_cycle)
+
+    def _set(self, life_cycle: LifeCycle) -> None:
+        """With the lock held. The port refuses commands that nobody would carry out, so that the loop knows of it."""
+        self._life_cycle = life_cycle
+        if self._port is not None:
+            self._port.accept(life_cycle is LifeCycle.ACTIVE)
 
     def _break(self, fault: str) -> None:
         with self._lock:
             self._fault = fault
-            self._life_cycle = LifeCycle.ERROR
+            self._set(LifeCycle.ERROR)
 
     def _carry(self, client: ArmClient, started: threading.Event) -> None:
         """The thread between the arm's process and the loop. The process ends with it."""

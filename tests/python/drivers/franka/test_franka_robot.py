@@ -133,6 +133,25 @@ def test_the_loops_commands_arrive_through_the_port(robot: FrankaRobot) -> None:
         loop.stop()
 
 
+def test_commands_that_nobody_carries_out_are_refused_at_the_port(
+    arm: EmulatorProcess, robot: FrankaRobot
+) -> None:
+    from molmoact2_edge.control import ControlLoop
+
+    config = configuration("unused")
+    loop = ControlLoop(
+        robot.port(), config.limits(), rate_hz=100.0, silence_hold_s=0.1, silence_fault_s=_PATIENCE_S
+    )
+    loop.start()
+    try:
+        assert eventually(lambda: loop.statistics()["write_failures"] == 0 and loop.ticks > 20)
+        arm.fault("reflex")
+        assert broken(robot, "joint_reflex")
+        assert eventually(lambda: loop.statistics()["write_failures"] > 0)
+    finally:
+        loop.stop()
+
+
 def test_states_keep_the_time_at_which_they_came(robot: FrankaRobot) -> None:
     seen = [robot.read_state()]
     assert eventually(lambda: robot.read_state().time_ns > seen[0].time_ns)
