@@ -9,6 +9,7 @@ Where the public sources are silent or disagree, this servo does the following:
 - With angle limits the present position is (encoder - offset) modulo 4096. With both limits 0 it counts turns.
 - A goal outside the angle limits is held at the limit; the goal register shows what was written.
 - Turning torque on drives to the goal register, which is the present position after power-up and nothing newer.
+- Load and current are what the motor does, averaged over about 0.1 s; so are the limits that they are held against.
 - A load of at least overload torque for protection time, or a current of at least protection current for over-current
   time, limits the torque to protective torque and sets the error bit, until torque is turned on anew or power is lost.
 - Above the maximum temperature torque is turned off. The error bit goes when the motor has cooled.
@@ -40,6 +41,7 @@ _DAMPING = 2
 _P_NOMINAL = 16.0  # what LeRobot sets; the dynamics are those of this gain
 _HOUSEKEEPING_S = 0.1
 _NEAR_TICKS = 0.5
+_LOAD_AVERAGE_S = 0.1
 _POSITION_ONLY = (
     reg.PRESENT_POSITION.address,
     reg.PRESENT_POSITION.size,
@@ -118,6 +120,7 @@ class Servo:
         self._temperature_c = _AMBIENT_C
         self._overload = _Protection()
         self._over_current = _Protection()
+        self._load = 0.0
         self._too_hot = False
         self._wrong_voltage = False
         self._since_housekeeping_s = 0.0
@@ -334,11 +337,12 @@ class Servo:
 
     def _protect(self, dt: float) -> None:
         self._since_housekeeping_s += dt
+        self._load += (self.shaft.load - self._load) * min(dt / _LOAD_AVERAGE_S, 1.0)
         following = self.drive.torque is Torque.FOLLOWING
         if following:
-            self._watch_torque(abs(self.shaft.load), dt)
+            self._watch_torque(abs(self._load), dt)
         if self._since_housekeeping_s >= _HOUSEKEEPING_S:
-            self._warm(self._since_housekeeping_s, abs(self.shaft.load) if following else 0.0)
+            self._warm(self._since_housekeeping_s, abs(self._load) if following else 0.0)
             volts = self._decivolts()
             self._wrong_voltage = not self.memory[reg.MIN_VOLTAGE] <= volts <= self.memory[reg.MAX_VOLTAGE]
             self._since_housekeeping_s = 0.0
@@ -370,13 +374,13 @@ class Servo:
             self._enable(0)
 
     def _decivolts(self) -> int:
-        load = abs(self.shaft.load) if self.drive.torque is Torque.FOLLOWING else 0.0
+        load = abs(self._load) if self.drive.torque is Torque.FOLLOWING else 0.0
         return round(10.0 * (_VOLTS - _VOLTS_LOST_AT_STALL * load))
 
     def _refresh(self) -> None:
         memory, shaft = self.memory, self.shaft
         on = self.drive.torque is not Torque.FREE
-        load = shaft.load if on else 0.0
+        load = self._load if on else 0.0
         amperes = load * _STALL_AMPERES + (_IDLE_AMPERES if on else 0.0)
         moving = self._profile_speed != 0.0 or abs(shaft.speed) > 50.0 * memory[reg.MOVING_THRESHOLD]
         memory.put_present(

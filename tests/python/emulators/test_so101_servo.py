@@ -310,7 +310,7 @@ def test_overload_lasts_until_torque_is_turned_on_anew() -> None:
     stuck(bench, 0.2, 0.1)
     stuck(bench, -0.3, 0.9)
     assert bench.servo.error == 0
-    stuck(bench, -0.3, 0.2)
+    stuck(bench, -0.3, 0.5)
     assert bench.servo.error == reg.OVERLOAD_ERROR
     assert bench.read(reg.STATUS) == reg.OVERLOAD_ERROR
     assert bench.servo.drive.limit == 0.1
