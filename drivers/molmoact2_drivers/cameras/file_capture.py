@@ -30,6 +30,7 @@ class FileCapture:
         self._period_ns = 0
         self._begin_ns = 0
         self._sequence = 0
+        self._shown = False
 
     def open(self, wanted: Wanted) -> Opened:
         """Open the file; its first frame is due at once."""
@@ -62,6 +63,7 @@ class FileCapture:
         self._period_ns = round(1e9 / rate_hz)
         self._begin_ns = time.monotonic_ns()
         self._sequence = 0
+        self._shown = False
         kind = "picture" if self._still is not None else "video"
         height, width = wanted.size or size
         return Opened(
@@ -71,6 +73,8 @@ class FileCapture:
 
     def read(self, timeout_s: float) -> Reading:
         """Wait until the next frame is due, and read it."""
+        if self._video is None and self._still is None:
+            raise RobotError(f"{self._path} is not open")
         due_ns = self._begin_ns + self._sequence * self._period_ns
         wait_s = (due_ns - time.monotonic_ns()) * 1e-9
         time.sleep(max(0.0, min(wait_s, timeout_s)))
@@ -100,15 +104,15 @@ class FileCapture:
     def _pass_over(self) -> None:
         if self._video is not None and not self._video.grab():
             self._rewind()
+            self._video.grab()
         self._sequence += 1
 
     def _next(self) -> Picture:
         if self._still is not None:
-            if self._once and self._sequence > 0:
+            if self._once and self._shown:
                 raise SourceEndedError(f"{self._path} has been shown")
+            self._shown = True
             return self._still
-        if self._video is None:
-            raise RobotError(f"{self._path} is not open")
         cv2 = load_opencv()
         whole, bgr = self._video.read()
         if not whole:

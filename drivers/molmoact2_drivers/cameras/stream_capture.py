@@ -49,6 +49,9 @@ class StreamCapture:
         self._sequence = 0
         try:
             answer = urllib.request.urlopen(self._url, timeout=_SILENCE_S)  # noqa: S310 - http, as parse_source saw to
+        except urllib.error.HTTPError as error:
+            error.close()
+            raise RobotError(f"{self._url} gives no stream: {error}") from error
         except (OSError, HTTPException, ValueError) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise RobotError(f"{self._url} does not answer: {reason}") from error
