@@ -20,6 +20,8 @@ constexpr Nanoseconds kWriteTimeout = 2 * kMillisecond;
 // A servo that starts after a loss of power is silent for longer than this, one whose packets are garbled is
 // not.
 constexpr Nanoseconds kDoubtAfter = 50 * kMillisecond;
+// For who has no deadline: long enough for a busy computer, short enough to ask several times.
+constexpr Nanoseconds kPatientSlack = 20 * kMillisecond;
 constexpr Nanoseconds kIdentifyTimeout = 200 * kMillisecond;
 constexpr std::uint8_t kTorqueOn = 1;
 // With these a servo lets go by itself, or its position cannot be trusted.
@@ -255,7 +257,8 @@ bool FeetechPort::measure(ArmState& state, Nanoseconds timeout) noexcept {
   if (lost()) {
     return false;
   }
-  const LinkStatus status = read_servos(true, timeout, monotonic_now() + timeout);
+  const Nanoseconds slack = std::max(options_.answer_slack, kPatientSlack);
+  const LinkStatus status = read_servos(true, slack, monotonic_now() + timeout);
   state = state_;
   return status == LinkStatus::ok;
 }
