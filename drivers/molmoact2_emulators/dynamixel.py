@@ -26,7 +26,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help=f"who is on the line (default: a Koch arm); models: {', '.join(MODELS)}",
     )
     parser.add_argument("--baud", type=int, default=1_000_000, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--unpaced", action="store_true", help="deliver bytes at once instead of at the baud rate")
+    parser.add_argument(
+        "--unpaced", action="store_true", help="deliver bytes at once instead of at the baud rate"
+    )
     add_fault_options(parser)
 
 
@@ -41,7 +43,9 @@ def parse_servos(text: str, now_s: float) -> list[Servo]:
         servo, _, rest = entry.strip().partition(":")
         name, _, position = rest.partition(":")
         if name not in MODELS:
-            raise InputError(f"servos: {entry!r}: expected ID:MODEL[:POSITION], MODEL one of {', '.join(MODELS)}")
+            raise InputError(
+                f"servos: {entry!r}: expected ID:MODEL[:POSITION], MODEL one of {', '.join(MODELS)}"
+            )
         try:
             servo_id, ticks = int(servo), int(position or TICKS_PER_TURN // 2)
         except ValueError as error:

@@ -87,7 +87,11 @@ class Line:
         lost = {fault.integer("servo") for fault in self._plan.active("power_loss")}
         for servo in self._servos:
             servo_id = servo["ID"]
-            hot = [fault["celsius"] for fault in self._plan.active("overtemperature") if fault["servo"] == servo_id]
+            hot = [
+                fault["celsius"]
+                for fault in self._plan.active("overtemperature")
+                if fault["servo"] == servo_id
+            ]
             servo.ailments = Ailments(
                 overload=self._plan.on("overload", servo=servo_id),
                 celsius=hot[-1] if hot else None,

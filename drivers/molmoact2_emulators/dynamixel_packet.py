@@ -1,4 +1,4 @@
-"""Dynamixel's protocol 2.0 as the servos speak it: written apart from the driver's own, so that each tests the other."""
+"""Dynamixel's protocol 2.0 as the servos speak it: apart from the driver's own, so that each tests the other."""
 
 from __future__ import annotations
 

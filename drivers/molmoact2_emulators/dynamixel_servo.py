@@ -45,7 +45,7 @@ class Ailments:
 
 
 class Servo:
-    """Everything about one servo except its place on the wire. Times are seconds on any clock that does not run back."""
+    """Everything about one servo except its place on the wire. Times are seconds on any steady clock."""
 
     def __init__(self, model: Model, servo_id: int, position: int, now_s: float) -> None:
         self.model = model

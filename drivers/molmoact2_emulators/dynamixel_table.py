@@ -129,7 +129,9 @@ class Model:
             Register("Moving", 122, 1, writable=False),
             Register("Moving Status", 123, 1, writable=False),
             Register("Present PWM", 124, 2, low=-885, writable=False),
-            Register("Present Current" if self.measures_current else "Present Load", 126, 2, low=-1, writable=False),
+            Register(
+                "Present Current" if self.measures_current else "Present Load", 126, 2, low=-1, writable=False
+            ),
             Register("Present Velocity", 128, 4, low=-1, writable=False),
             Register("Present Position", 132, 4, low=-1, writable=False),
             Register("Velocity Trajectory", 136, 4, low=-1, writable=False),
@@ -146,7 +148,9 @@ class Model:
             ]
         for index in range(self.indirect_count):
             data = self.indirect_data + index
-            registers.append(Register(f"Indirect Address {index + 1}", 168 + 2 * index, 2, data, 64, TABLE_BYTES - 1))
+            registers.append(
+                Register(f"Indirect Address {index + 1}", 168 + 2 * index, 2, data, 64, TABLE_BYTES - 1)
+            )
             registers.append(Register(f"Indirect Data {index + 1}", data, 1, 0, 0, 255))
         return tuple(sorted(registers, key=lambda register: register.address))
 

@@ -99,7 +99,7 @@ void DynamixelPort::resume() noexcept {
 void DynamixelPort::take(std::size_t index, const Block& block) noexcept {
   const ServoJoint& joint = joints_[index];
   // Without its settings the block holds something else, and no word of it counts.
-  if (byte_at(block, BlockField::id) != joint.id) {
+  if (byte_at(block, BlockField::return_level) != kReturnLevel) {
     suspend(Trouble::servo_reset);
     return;
   }

@@ -27,11 +27,14 @@ enum class BlockField : std::uint8_t {
   temperature = 10,     // degrees Celsius
   hardware_error = 11,  // bits
   bus_watchdog = 12,    // 255: it has fired, and the servo takes no goals
-  id = 13,              // another one than the servo's: its indirect addresses are not those that were set
+  return_level = 13,    // another one than kReturnLevel: its indirect addresses are not those that were set
   goal = 14,            // the low 2 bytes of the goal position: whether the last one was taken
 };
 inline constexpr std::size_t kBlockBytes = 16;
 inline constexpr std::uint8_t kWatchdogFired = 0xFF;
+// Answers to everything. The driver sets it; where a servo has lost its settings, 0 stands in the block
+// instead.
+inline constexpr std::uint8_t kReturnLevel = 2;
 inline constexpr std::uint16_t kGoalPositionAddress = 116;  // in every X servo
 
 struct ServoJoint {

@@ -76,7 +76,7 @@ struct Arm {
     field(id, BlockField::velocity, static_cast<std::uint32_t>(-5), 4);
     field(id, BlockField::current, 250, 2);
     field(id, BlockField::temperature, 31, 1);
-    field(id, BlockField::id, id, 1);
+    field(id, BlockField::return_level, kReturnLevel, 1);
   }
 };
 
@@ -243,7 +243,7 @@ CASE("what the loop cannot mend ends reading and writing until resume()") {
     BlockField field;
     std::uint32_t value;
     Trouble trouble;
-  } cases[] = {{BlockField::id, 0, Trouble::servo_reset},
+  } cases[] = {{BlockField::return_level, 0, Trouble::servo_reset},
                {BlockField::hardware_error, 0x20, Trouble::hardware_error},
                {BlockField::bus_watchdog, 0xFF, Trouble::watchdog_fired}};
   for (const auto& one : cases) {
@@ -286,7 +286,7 @@ CASE("an unplugged line is failed at once, and found again when it is opened ane
   std::vector<ServoJoint> joints = Arm::joints();
   joints.resize(1);
   DynamixelPort port(bus, joints, {BlockRead::sync, kSecond, kSecond});
-  servos->put(1, kBlockAt + static_cast<std::size_t>(BlockField::id), 1, 1);
+  servos->put(1, kBlockAt + static_cast<std::size_t>(BlockField::return_level), kReturnLevel, 1);
   MeasuredState state;
   REQUIRE(port.read(state) == PortStatus::ok);
   terminal->unplug();
