@@ -39,10 +39,10 @@ class Drive(enum.Enum):
 class ArmMotion:
     """Seven joints: `q`, `dq` measured, `q_d`, `dq_d`, `ddq_d` desired, `tau`, `tau_d` torques; seven numbers each."""
 
-    def __init__(self, arm: ArmModel) -> None:
+    def __init__(self, arm: ArmModel, pose: Vector = READY_POSE) -> None:
         self.arm = arm
         self.drive = Drive.HOLD
-        self.q: Vector = READY_POSE
+        self.q = pose
         self.dq = _ZERO
         self.q_d = self.q
         self.dq_d = _ZERO

@@ -11,7 +11,7 @@ from molmoact2_emulators.fci_hand import MAX_WIDTH, EmulatedHand
 from molmoact2_emulators.fci_robot import EmulatedArm
 from molmoact2_emulators.fci_server import FAULTS, FciServer
 from molmoact2_emulators.fci_wire import FciVersion
-from molmoact2_emulators.franka_arm import ArmModel
+from molmoact2_emulators.franka_arm import READY_POSE, ArmModel
 from molmoact2_emulators.process import add_fault_options, running
 
 
@@ -39,6 +39,14 @@ def add_arm_options(parser: argparse.ArgumentParser) -> None:
         help="let the robot's time wait that long for a late answer before it counts as lost (default: %(default)g)",
     )
     parser.add_argument(
+        "--pose",
+        type=float,
+        nargs=7,
+        default=READY_POSE,
+        metavar="RAD",
+        help="where the seven joints stand at the start (default: the ready pose of libfranka's examples)",
+    )
+    parser.add_argument(
         "--object", type=float, metavar="METRES", help="width of something that lies between the fingers"
     )
     add_fault_options(parser)
@@ -57,9 +65,14 @@ def run_arm(arguments: argparse.Namespace, arm: ArmModel, version: FciVersion) -
         raise InputError(f"--patience is 0 to 60 seconds, got {arguments.patience:g}")
     if arguments.object is not None and not 0.0 < arguments.object < MAX_WIDTH:
         raise InputError(f"--object is above 0 and below {MAX_WIDTH:g} metres, got {arguments.object:g}")
+    for joint, (angle, low, high) in enumerate(
+        zip(arguments.pose, arm.position_min, arm.position_max, strict=True), start=1
+    ):
+        if not low <= angle <= high:
+            raise InputError(f"--pose: joint {joint} is {low:g} to {high:g} rad, got {angle:g}")
     plan = FaultPlan(FAULTS, seed=arguments.seed)
     server = FciServer(
-        EmulatedArm(arm, version),
+        EmulatedArm(arm, version, tuple(arguments.pose)),
         EmulatedHand(arguments.object),
         plan,
         arguments.address,

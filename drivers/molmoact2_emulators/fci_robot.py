@@ -29,6 +29,7 @@ from molmoact2_emulators.franka_arm import (
     HAND_MASS,
     HAND_POSE,
     IDENTITY,
+    READY_POSE,
     ArmModel,
     Pose,
     Vector,
@@ -62,9 +63,10 @@ class _Move:
 class EmulatedArm:
     """One arm. `handle` takes what came over TCP, `step` ends a millisecond; both know nothing of sockets."""
 
-    def __init__(self, arm: ArmModel, version: FciVersion) -> None:
+    def __init__(self, arm: ArmModel, version: FciVersion, pose: Vector = READY_POSE) -> None:
+        """``pose``: of the joints at the start, rad."""
         self.version = version
-        self.motion = ArmMotion(arm)
+        self.motion = ArmMotion(arm, pose)
         self.mode = RobotMode.IDLE
         self._move: _Move | None = None
         self._recovery: tuple[int, int] | None = None  # id of the request, cycles left

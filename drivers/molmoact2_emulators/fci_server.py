@@ -71,7 +71,12 @@ class FciServer:
         self._period_ns = round(1e9 / rate_hz)
         self._patience_ns = round(patience_s * 1e9)
         self._listeners: list[socket.socket] = []
+        self._arm_client: _Client | None = None
+        self._hand_client: _Client | None = None
+        self._datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._datagrams.setblocking(False)
         try:
+            self._datagrams.bind((address, 0))
             self._arm_listener = self._listen(address, COMMAND_PORT)
             self._hand_listener = self._listen(address, HAND_PORT)
         except OSError as error:
@@ -80,11 +85,6 @@ class FciServer:
                 f"{address}: cannot listen on TCP {COMMAND_PORT} and {HAND_PORT} ({error.strerror}); "
                 "another emulator may have them: try --address 127.0.0.2"
             ) from error
-        self._datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._datagrams.bind((address, 0))
-        self._datagrams.setblocking(False)
-        self._arm_client: _Client | None = None
-        self._hand_client: _Client | None = None
         self._message_id = 0
         self._sent_id = -1  # of the newest state that the client can have got
         self._command: RobotCommand | None = None
@@ -107,10 +107,9 @@ class FciServer:
         """Close every socket."""
         for listener in self._listeners:
             listener.close()
-        if hasattr(self, "_datagrams"):
-            self._drop_arm_client()
-            self._drop_hand_client()
-            self._datagrams.close()
+        self._drop_arm_client()
+        self._drop_hand_client()
+        self._datagrams.close()
 
     def _listen(self, address: str, port: int) -> socket.socket:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
@@ -167,14 +166,14 @@ class FciServer:
         except OSError:
             data = b""
         if not data:
-            self._drop_arm_client() if is_arm else self._drop_hand_client()
+            self._drop(client)
             return
         client.received += data
         header = HEADER if is_arm else HAND_HEADER
         while len(client.received) >= header.size:
             command, command_id, size = header.unpack_from(client.received)
             if not header.size <= size <= _MESSAGE_MAX:
-                self._drop_arm_client() if is_arm else self._drop_hand_client()
+                self._drop(client)
                 return
             if len(client.received) < size:
                 return
@@ -280,6 +279,12 @@ class FciServer:
         self._user_stopped = stopped
         if self._plan.on("tcp_close"):
             self._drop_arm_client()
+            self._drop_hand_client()
+
+    def _drop(self, client: _Client) -> None:
+        if client is self._arm_client:
+            self._drop_arm_client()
+        else:
             self._drop_hand_client()
 
     def _drop_arm_client(self) -> None:

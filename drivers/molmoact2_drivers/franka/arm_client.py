@@ -153,6 +153,7 @@ class ArmClient:
 
     def end(self) -> None:
         """End the process, with force where it does not listen. The arm brakes by itself when its client is gone."""
+        self._lose("the arm is disconnected")
         process = self._process
         with contextlib.suppress(OSError):  # it is closed already
             self._channel.shutdown(socket.SHUT_RDWR)
@@ -162,7 +163,6 @@ class ArmClient:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self._lost = self._lost or "the arm is disconnected"
 
     def close(self) -> None:
         """Give everything back, once nobody uses this object any more."""

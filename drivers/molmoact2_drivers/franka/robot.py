@@ -210,7 +210,11 @@ class FrankaRobot:
             self._aim(wanted, time.monotonic_ns())
 
     def stop(self, policy: StopPolicy) -> None:
-        """Brakes within the limits, then does what the class says. ACTIVE -> CONFIGURED."""
+        """Brakes within the limits, then does what the class says. ACTIVE -> CONFIGURED; in ERROR as far as it goes."""
+        request = "damp" if policy is StopPolicy.DAMP else "rest"
+        if self._life_cycle is LifeCycle.ERROR and self._client is not None:
+            with contextlib.suppress(RobotError):  # an arm in a reflex stands, and takes nothing
+                self._client.ask(request)
         if self._life_cycle not in (LifeCycle.ACTIVE, LifeCycle.CONFIGURED):
             return
         with self._lock:
@@ -219,7 +223,7 @@ class FrankaRobot:
             if self._port is not None:
                 self._port.take_command()
         self._gripper.stop()
-        self._ask("damp" if policy is StopPolicy.DAMP else "rest")
+        self._ask(request)
 
     def recover(self) -> None:
         """Clears a reflex, or starts anew what was lost. ERROR -> CONFIGURED.
@@ -330,8 +334,18 @@ class FrankaRobot:
 
     def _carry(self, client: ArmClient, started: threading.Event) -> None:
         """The thread between the arm's process and the loop. The process ends with it."""
-        client.start()
-        started.set()
+        try:
+            client.start()
+            started.set()
+            self._carry_on(client)
+        except Exception as error:
+            # Whatever it is: nobody must take an old state for a live arm.
+            self._break(f"the driver's own thread failed: {type(error).__name__}: {error}; recover")
+            client.end()
+        finally:
+            started.set()
+
+    def _carry_on(self, client: ArmClient) -> None:
         while self._running.is_set():
             faults = client.poll()
             if client.lost is not None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import struct
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from molmoact2_emulators.fci_wire import (
@@ -101,11 +101,9 @@ def test_poses_compose_and_become_matrices() -> None:
     assert compose(IDENTITY, pose) == pytest.approx(pose)
     assert compose(pose, IDENTITY) == pytest.approx(pose)
     assert from_matrix(matrix(pose)) == pose
-    x, y, z = pose[0:3], pose[3:6], pose[6:9]
-    assert [
-        math.sumprod(a, b) if hasattr(math, "sumprod") else sum(p * q for p, q in zip(a, b, strict=True))
-        for a, b in ((x, x), (x, y), (y, z))
-    ] == pytest.approx([1.0, 0.0, 0.0])
+    x, y, z = (np.array(pose[begin : begin + 3]) for begin in (0, 3, 6))
+    assert [x @ x, x @ y, y @ z] == pytest.approx([1.0, 0.0, 0.0])
+    assert np.cross(x, y) == pytest.approx(z)
 
 
 def test_the_urdf_has_what_libfranka_looks_for() -> None:

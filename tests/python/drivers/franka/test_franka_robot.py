@@ -187,6 +187,49 @@ def test_stop_policies_brake_and_then_hold_or_give_way(robot: FrankaRobot) -> No
     assert usable(robot)
 
 
+def test_an_arm_outside_its_limits_is_not_moved_but_goes_on_afterwards(make: Make) -> None:
+    pose = ["0", "0", "0", "-0.16", "0", "1.6", "0"]
+    with emulator("fr3", "--address", own_address(), *PATIENT, "--pose", *pose) as arm:
+        robot = make(arm.address)
+        robot.connect()
+        robot.configure()
+        with pytest.raises(RobotError, match=r"joint 4 stands at .* by hand"):
+            robot.activate()
+        assert robot.life_cycle is LifeCycle.CONFIGURED
+        assert phase(robot) == READING
+        robot.stop(StopPolicy.DAMP)
+        assert eventually(lambda: phase(robot) == DAMPING)
+
+
+def test_a_fault_of_the_drivers_own_thread_is_an_error(
+    robot: FrankaRobot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise ValueError("made up")
+
+    monkeypatch.setattr(robot, "_publish", fails)
+    assert broken(robot, "ValueError: made up")
+    monkeypatch.undo()
+    robot.recover()
+    assert usable(robot)
+
+
+def test_a_stop_of_a_robot_in_error_does_what_it_can(arm: EmulatorProcess, robot: FrankaRobot) -> None:
+    robot._gripper.disconnect()  # the arm goes on, and its gripper is gone
+    robot._gripper._fault = "made up"  # type: ignore[attr-defined]
+    assert broken(robot, "made up")
+    assert phase(robot) == FOLLOWING
+    robot.stop(StopPolicy.HOLD)
+    assert robot.life_cycle is LifeCycle.ERROR
+    assert eventually(lambda: phase(robot) == READING)
+    robot.recover()
+    assert usable(robot)
+    arm.fault("reflex")
+    assert broken(robot, "joint_reflex")
+    robot.stop(StopPolicy.DAMP)
+    assert robot.life_cycle is LifeCycle.ERROR
+
+
 def test_targets_from_before_a_motion_are_not_followed(robot: FrankaRobot) -> None:
     goal = robot.read_state().positions.copy()
     goal[0] += 40.0

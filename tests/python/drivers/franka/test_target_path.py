@@ -25,8 +25,7 @@ def travel(
     """Follow targets from the ready pose, each for some milliseconds; returns commands (n, 7) and the arm's errors."""
     path = TargetPath(ARMS[arm], period_s)
     path.begin(READY)
-    judge = ArmMotion(MODELS[arm])
-    judge.q = judge.q_d = tuple(READY.tolist())
+    judge = ArmMotion(MODELS[arm], tuple(READY.tolist()))
     judge.begin(Drive.POSITION)
     commands, errors = [], []
 
