@@ -11,6 +11,7 @@ what they were once it had warmed up. Exit code 0 when all of that holds, 3 when
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -29,6 +30,7 @@ import numpy as np
 from molmoact2_drivers import LifeCycle
 from molmoact2_edge.config import load_robot
 from molmoact2_edge.control import ControlLoop, GateState
+from molmoact2_edge.control.loop import LoopStatistics
 from molmoact2_edge.errors import RobotError
 from molmoact2_edge.hil.arm import ArmUnderTest
 from molmoact2_edge.hil.emulator_process import EmulatorProcess
@@ -57,6 +59,7 @@ _FAULTS = (
     ("overtemperature servo={servo} celsius=58 duration=3", True),
     ("power_loss duration=0.4", True),
 )
+_COOL = "overtemperature servo={servo} celsius=30 duration=2"
 
 
 @dataclass
@@ -95,30 +98,17 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.minutes * 60.0 < 1.5 * _WARM_UP_S:
         parser.error(f"--minutes: at least {1.5 * _WARM_UP_S / 60.0:g}, of which {_WARM_UP_S:g} s warm up")
-    before = _resources()
-    with tempfile.TemporaryDirectory(prefix="molmoact2-soak-") as temporary:
-        calibration = Path(temporary) / "calibration.json"
-        with EmulatorProcess(
-            "so101", ["--calibration", str(calibration), "--seed", str(arguments.seed)]
-        ) as emulator:
-            config = with_connection(load_robot("so101"), port=emulator.address, calibration=calibration)
-            robot = make_robot(config)
-            robot.connect()
-            try:
-                robot.configure()
-                arm = ArmUnderTest(robot, within_reach(config, robot.capabilities), [emulator])
-                tally, loop, warm, end = _soak(arm, arguments.minutes * 60.0, arguments.seed)
-                statistics: dict[str, Any] = getattr(robot, "statistics", dict)()
-            finally:
-                robot.disconnect()
-        heard = _counts(emulator.said)
+    before, files_before = _resources(), Counter(_files())
+    tally, statistics, driver, heard, used = _in_an_emulators_company(
+        arguments.minutes * 60.0, arguments.seed
+    )
     gc.collect()
-    after = _resources()
-    report = _judged(tally, loop, heard, {"before": before, "warm": warm, "end": end, "after": after})
+    report = _judged(tally, statistics, heard, {"before": before, **used, "after": _resources()})
     report |= {
+        "files_left": sorted((Counter(_files()) - files_before).elements()),
         "minutes": arguments.minutes,
         "seed": arguments.seed,
-        "driver": statistics,
+        "driver": driver,
         "machine": machine_facts(),
     }
     write_report(report, arguments.report)
@@ -127,9 +117,30 @@ def main() -> int:
     return 0 if all(report["holds"].values()) else 3
 
 
+def _in_an_emulators_company(
+    seconds: float, seed: int
+) -> tuple[Tally, LoopStatistics, dict[str, Any], dict[str, int], dict[str, dict[str, int]]]:
+    """Start everything, soak, and let go of all of it; returns what was counted by us, loop, driver and emulator."""
+    with tempfile.TemporaryDirectory(prefix="molmoact2-soak-") as temporary:
+        calibration = Path(temporary) / "calibration.json"
+        with EmulatorProcess("so101", ["--calibration", str(calibration), "--seed", str(seed)]) as emulator:
+            config = with_connection(load_robot("so101"), port=emulator.address, calibration=calibration)
+            robot = make_robot(config)
+            robot.connect()
+            try:
+                robot.configure()
+                arm = ArmUnderTest(robot, within_reach(config, robot.capabilities), [emulator])
+                tally, statistics, warm, end = _soak(arm, seconds, seed)
+                driver: dict[str, Any] = getattr(robot, "statistics", dict)()
+            finally:
+                robot.disconnect()
+        heard = _counts(emulator.said)
+    return tally, statistics, driver, heard, {"warm": warm, "end": end}
+
+
 def _soak(
     arm: ArmUnderTest, seconds: float, seed: int
-) -> tuple[Tally, ControlLoop, dict[str, int], dict[str, int]]:
+) -> tuple[Tally, LoopStatistics, dict[str, int], dict[str, int]]:
     rng = random.Random(seed)
     tally = Tally()
     loop = arm.loop()
@@ -139,6 +150,7 @@ def _soak(
     begun = time.monotonic()
     warm: dict[str, int] | None = None
     next_fault = begun + 2.0
+    cool: tuple[float, str] | None = None
     while (now := time.monotonic()) - begun < seconds:
         arm.activate()
         loop.start()
@@ -149,10 +161,16 @@ def _soak(
                     gc.collect()
                     warm = _resources()
                 if now >= next_fault:
-                    line = rng.choice(_FAULTS)[0].format(s=rng.uniform(0.5, 2.0), servo=rng.randint(1, 6))
+                    servo = rng.randint(1, 6)
+                    line = rng.choice(_FAULTS)[0].format(s=rng.uniform(0.5, 2.0), servo=servo)
                     arm.emulators[0].fault(line)
                     tally.faults[line.split()[0]] += 1
                     next_fault = now + rng.uniform(4.0, 8.0)
+                    if line.startswith("overtemperature"):
+                        cool = (now + 3.0, _COOL.format(servo=servo))
+                if cool is not None and now >= cool[0]:
+                    arm.emulators[0].fault(cool[1])
+                    cool = None
                 tally.drain(loop)
                 time.sleep(_LOOK_S)
         loop.stop()
@@ -164,7 +182,7 @@ def _soak(
     end = _resources()
     _mend(arm)
     arm.hold()
-    return tally, loop, warm or end, end
+    return tally, loop.statistics(), warm or end, end
 
 
 def _over(arm: ArmUnderTest, loop: ControlLoop) -> bool:
@@ -187,9 +205,11 @@ def _mend(arm: ArmUnderTest) -> None:
 
 
 def _judged(
-    tally: Tally, loop: ControlLoop, heard: dict[str, int], resources: dict[str, dict[str, int]]
+    tally: Tally,
+    statistics: LoopStatistics,
+    heard: dict[str, int],
+    resources: dict[str, dict[str, int]],
 ) -> dict[str, Any]:
-    statistics = loop.statistics()
     unheard = tally.written - heard["goal_writes_heard"]
     pulled = tally.faults["unplug"]
     growth = resources["end"]["rss_bytes"] - resources["warm"]["rss_bytes"]
@@ -231,6 +251,15 @@ def _resources() -> dict[str, int]:
         "python_threads": threading.active_count(),
         "files": len(list(Path("/proc/self/fd").iterdir())),
     }
+
+
+def _files() -> list[str]:
+    """What the open descriptors lead to."""
+    found = []
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # the directory's own
+            found.append(str(link.readlink()))
+    return found
 
 
 def _counts(said: str) -> dict[str, int]:

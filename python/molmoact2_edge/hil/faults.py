@@ -52,12 +52,15 @@ class FaultCase:
     """Which of the robot's emulators has it."""
     camera: bool = False
     """Of the cameras: the loop watches them."""
+    cure: str | None = None
+    """A line that undoes what a fault leaves behind: what was heated cools in minutes."""
 
 
 def so101_faults(silence_hold_s: float, silence_fault_s: float) -> list[FaultCase]:
     """The faults of six Feetech servos on a serial line."""
     slack = 0.5
     held, lost = silence_hold_s + slack, silence_fault_s + slack
+    cool = "overtemperature servo=4 celsius=30 duration=3"
     return [
         FaultCase("packets dropped", "drop probability=0.1 duration=2", 2.0),
         FaultCase("packets corrupted", "corrupt probability=0.1 duration=2", 2.0),
@@ -101,6 +104,7 @@ def so101_faults(silence_hold_s: float, silence_fault_s: float) -> list[FaultCas
             GateState.HOLDING,
             (Reason.TEMPERATURE_HIGH,),
             3.0,
+            cure=cool,
         ),
         FaultCase(
             "a servo hot",
@@ -110,6 +114,7 @@ def so101_faults(silence_hold_s: float, silence_fault_s: float) -> list[FaultCas
             (Reason.TEMPERATURE_LIMIT,),
             3.0,
             continues=False,
+            cure=cool,
         ),
         FaultCase(
             "power lost for a moment",
@@ -286,6 +291,8 @@ class FaultChecks:
     def _clear(self, case: FaultCase) -> None:
         if "duration=" not in case.line:
             self.arm.emulators[case.emulator].fault(f"clear {case.line.split()[0]}")
+        if case.cure is not None:
+            self.arm.emulators[case.emulator].fault(case.cure)
 
     def _mend(self, case: FaultCase) -> None:
         """Bring arm and cameras back to where the next case can begin."""
