@@ -22,13 +22,16 @@ import tty
 from pathlib import Path
 from typing import Protocol
 
+from molmoact2_edge.errors import RobotError
+
 _BITS_PER_BYTE = 10  # 8N1
 _SPIN_NS = 150_000  # sleeping wakes up late by less than this, mostly
 _POLL_NS = 300_000  # after an exchange the next request is looked for, not waited for
 _READ_BYTES = 4096
 _HANDOVER_PROBES = 41
 _HANDOVER_LIMIT_NS = 100_000
-_PROBE_TIMEOUT_NS = 5_000_000
+_PROBE_SPIN_NS = 2_000_000
+_PROBE_TIMEOUT_S = 10.0
 # Linux's struct termios2 tells rates without a constant, too: four words of flags, the line, 19 characters, two rates.
 _TCGETS2 = 0x802C542A
 _TERMIOS2 = struct.Struct("4IB19B2I")
@@ -131,7 +134,11 @@ class PtyWire:
         return self._master >= 0
 
     def plug(self) -> None:
-        """Make the device appear; nothing to do where it is there."""
+        """Make the device appear; nothing to do where it is there.
+
+        Raises:
+            RobotError: the system's pseudo-terminals do not work.
+        """
         if self.plugged:
             return
         # The slave stays open here: without it the master would read EIO after a client's last close.
@@ -267,8 +274,14 @@ def _handover_times(master: int, slave: int) -> tuple[int, int]:
 def _handover_ns(source: int, sink: int) -> int:
     begin = time.monotonic_ns()
     os.write(source, b"\0")
-    while (now := time.monotonic_ns()) - begin < _PROBE_TIMEOUT_NS:
+    while (now := time.monotonic_ns()) - begin < _PROBE_SPIN_NS:
         with contextlib.suppress(BlockingIOError):
             if os.read(sink, 1):
-                break
-    return now - begin
+                return now - begin
+    # A busy moment: the byte must still be taken off the line.
+    if not select.select([sink], [], [], _PROBE_TIMEOUT_S)[0]:
+        raise RobotError(
+            f"this system's pseudo-terminals lose bytes: one did not come within {_PROBE_TIMEOUT_S:g} s"
+        )
+    os.read(sink, 1)
+    return time.monotonic_ns() - begin

@@ -229,6 +229,7 @@ def test_firmware_may_be_mixed() -> None:
         ]
 
 
+@pytest.mark.slow
 def test_out_of_the_box() -> None:
     """Six servos with one id: each is given its own alone on the line; then hands show the ranges."""
     with emulator("so101", "--unpacked", "--seed", "5") as arm, sdk_on(arm) as sdk:
