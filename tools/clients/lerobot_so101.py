@@ -1,9 +1,11 @@
 """LeRobot's own SO-101 follower works on an arm, real or emulated; needs an environment with LeRobot 0.4.4.
 
     python tools/clients/lerobot_so101.py PORT CALIBRATION [--move JOINT=POSITION ...] [--cycles N]
+    python tools/clients/lerobot_so101.py PORT CALIBRATION --still
 
 Connects as any user of LeRobot does, with a calibration file that exists already, reads the pose, moves joints in small
-steps, reads and writes some cycles, and disconnects. Prints one JSON object with what it saw.
+steps, reads and writes some cycles, and disconnects. With --still it only reads, so that nothing moves by a tick.
+Prints one JSON object with what it saw.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("calibration", type=Path, help="a file of LeRobot's; its name is the robot's id")
     parser.add_argument("--move", action="append", default=[], metavar="JOINT=POSITION")
     parser.add_argument("--cycles", type=int, default=100, help="of reading and writing that are timed")
+    parser.add_argument("--still", action="store_true", help="only read the pose: no settings, no torque")
     arguments = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).parents[1]))
     importlib.import_module("check_dataset").make_torchvision_importable()
@@ -40,6 +43,13 @@ def main() -> None:
             port=arguments.port, id=arguments.calibration.stem, calibration_dir=arguments.calibration.parent
         )
     )
+    if arguments.still:
+        robot.bus.connect()
+        try:
+            print(json.dumps({"calibrated": robot.is_calibrated, "start": robot.get_observation()}, indent=2))
+        finally:
+            robot.bus.disconnect(disable_torque=False)
+        return
     # Where the file and the servos differ this asks, and fails without a person: they must not differ.
     robot.connect()
     facts: dict[str, Any] = {"calibrated": robot.is_calibrated}
