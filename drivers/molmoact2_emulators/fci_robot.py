@@ -38,6 +38,7 @@ from molmoact2_emulators.franka_arm import (
     from_matrix,
     matrix,
 )
+from molmoact2_emulators.franka_model import model_library
 from molmoact2_emulators.franka_urdf import urdf
 
 LOST_MAX = 20
@@ -93,8 +94,7 @@ class EmulatedArm:
             "stop_move": self._stop_move,
             "automatic_error_recovery": self._recover,
             "get_robot_model": lambda command_id, payload: b"\0" + urdf(arm).encode(),
-            # The Panda's model is a shared library for the client's computer, made by the manufacturer.
-            "load_model_library": lambda command_id, payload: b"\1",
+            "load_model_library": self._load_model_library,
             "get_cartesian_limit": lambda command_id, payload: b"\2" + bytes(3 * 8 + 16 * 8 + 1),
             "set_ee_to_k": self._set_stiffness_frame,
             "set_ne_to_ee": self._set_end_effector,
@@ -322,6 +322,10 @@ class EmulatedArm:
             status = "success"
         number = self.version.commands.index(name)
         self._outbox.append(answer(number, command_id, self.version.status(name, status)))
+
+    def _load_model_library(self, command_id: int, payload: bytes) -> bytes:
+        library = model_library(payload)
+        return b"\1" if library is None else b"\0" + library
 
     def _set_stiffness_frame(self, command_id: int, payload: bytes) -> bytes:
         return self._set("set_ee_to_k", payload, ("EE_T_K",))

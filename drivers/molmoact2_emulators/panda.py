@@ -1,4 +1,4 @@
-"""The Franka Emika Panda with its hand: FCI version 5. It has no model library to hand out."""
+"""The Franka Emika Panda with its hand: FCI version 5."""
 
 from __future__ import annotations
 

@@ -11,6 +11,8 @@ import pytest
 from emulators.fci_client import PATIENT, own_address, run_client
 from emulators.processes import EmulatorProcess, emulator
 
+from molmoact2_emulators.franka_arm import compose, flange_pose, matrix
+
 
 def _needs(module: str) -> pytest.MarkDecorator:
     missing = importlib.util.find_spec(module) is None
@@ -339,6 +341,91 @@ said["homing"] = hand.homing()
     assert said["turned"] > 0.7854 + 0.02
     assert said["waved"] == pytest.approx(-2.35619 + 0.2, abs=2e-3)
     assert said["homing"]
+
+
+@_needs("panda_py")
+def test_panda_python_loads_the_model_and_moves_with_its_own_controllers(panda: EmulatorProcess) -> None:
+    said = run_client(
+        """
+import panda_py
+from panda_py import controllers
+
+robot = panda_py.Panda(address)
+goal = [0.1, -0.7, 0.0, -2.2, 0.0, 1.5, 0.7]
+robot.move_to_joint_position(goal)
+said["reached"] = [float(q) for q in robot.q]
+controller = controllers.AppliedTorque()
+robot.start_controller(controller)
+with robot.create_context(frequency=100, max_runtime=0.5) as context:
+    while context.ok():
+        controller.set_control([0, 0, 0, 0, 0, 0, 0.2])
+robot.stop_controller()
+said["turned"] = float(robot.q[6])
+start = robot.get_position()
+robot.move_to_pose(start + [0, 0, 0.03], robot.get_orientation())
+said["lifted"] = float(robot.get_position()[2] - start[2])
+""",
+        panda.address,
+    )
+    assert said["reached"] == pytest.approx([0.1, -0.7, 0.0, -2.2, 0.0, 1.5, 0.7], abs=0.01)
+    assert said["turned"] > 0.71
+    assert said["lifted"] == pytest.approx(0.03, abs=0.01)
+
+
+_MODEL_STATE = """
+q = [0.1, -0.5, 0.2, -2.0, 0.3, 1.7, 0.4]
+dq = [0.5, -0.4, 0.3, 0.6, -0.7, 0.8, -0.9]
+mass, centre = 1.3, [0.01, -0.02, 0.07]
+inertia = [0.004, 0.0, 0.0, 0.0, 0.005, 0.0, 0.0, 0.0, 0.006]
+tool = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0.02, 0.01, 0.1, 1]
+identity = [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+"""
+
+
+@_needs("pylibfranka")
+@_needs("panda_py")
+def test_the_pandas_model_library_agrees_with_libfrankas_own_model_of_the_fr3(
+    fr3: EmulatorProcess, panda: EmulatorProcess
+) -> None:
+    # The arms have the same links here. One model is ours; the other libfranka makes of the URDF.
+    ours = run_client(
+        _MODEL_STATE
+        + """
+from panda_py import libfranka
+
+model = libfranka.Robot(address, libfranka.RealtimeConfig.kIgnore).load_model()
+said["gravity"] = model.gravity(q, mass, centre)
+said["coriolis"] = model.coriolis(q, dq, inertia, mass, centre)
+said["mass"] = model.mass(q, inertia, mass, centre)
+said["jacobian"] = model.zero_jacobian(libfranka.Frame.kEndEffector, q, tool, identity)
+said["pose"] = model.pose(libfranka.Frame.kEndEffector, q, tool, identity)
+said["body"] = model.body_jacobian(libfranka.Frame.kJoint5, q, tool, identity)
+""",
+        panda.address,
+    )
+    theirs = run_client(
+        _MODEL_STATE
+        + """
+import numpy as np
+import pylibfranka as pf
+
+robot = pf.Robot(address, pf.RealtimeConfig.kIgnore)
+model, state = robot.load_model(), robot.read_once()
+state.q, state.dq, state.F_T_EE = q, dq, tool
+state.m_total, state.F_x_Ctotal, state.I_total = mass, centre, inertia
+for name in ("gravity", "coriolis", "mass"):
+    said[name] = np.array(getattr(model, name)(state)).ravel().tolist()
+said["jacobian"] = np.array(model.zero_jacobian(state)).ravel().tolist()
+""",
+        fr3.address,
+    )
+    for name, expected in theirs.items():
+        assert ours[name] == pytest.approx(expected, abs=1e-5), name
+    flange = flange_pose((0.1, -0.5, 0.2, -2.0, 0.3, 1.7, 0.4))
+    tool = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.02, 0.01, 0.1)
+    assert ours["pose"] == pytest.approx(matrix(compose(flange, tool)), abs=1e-9)
+    # A joint's own axis is z in its own frame, and turns nothing that lies on it.
+    assert ours["body"][24:30] == pytest.approx([0.0, 0.0, 0.0, 0.0, 0.0, 1.0], abs=1e-12)
 
 
 @_needs("pylibfranka")
