@@ -21,6 +21,7 @@ Where the public sources are silent or disagree, this servo does the following:
 from __future__ import annotations
 
 import enum
+import math
 from dataclasses import dataclass, field
 
 from molmoact2_emulators import feetech_registers as reg
@@ -42,10 +43,8 @@ _P_NOMINAL = 16.0  # what LeRobot sets; the dynamics are those of this gain
 _HOUSEKEEPING_S = 0.1
 _NEAR_TICKS = 0.5
 _LOAD_AVERAGE_S = 0.1
-_POSITION_ONLY = (
-    reg.PRESENT_POSITION.address,
-    reg.PRESENT_POSITION.size,
-)  # what clients ask for all the time
+# What clients ask for all the time.
+_POSITION_ONLY = (reg.PRESENT_POSITION.address, reg.PRESENT_POSITION.size)
 
 
 class Torque(enum.Enum):
@@ -117,7 +116,7 @@ class Servo:
         self.drive = Drive()
         self._pending: tuple[int, bytes] | None = None
         self._profile_speed = 0.0
-        self._temperature_c = _AMBIENT_C
+        self._own_heat_c = self._fault_heat_c = 0.0  # above the room
         self._overload = _Protection()
         self._over_current = _Protection()
         self._load = 0.0
@@ -306,13 +305,10 @@ class Servo:
             return
         limit = min(abs(asked), fastest) if asked else fastest
         acceleration = self._acceleration()
-        # The speed from which one can still stop at the goal, in steps of dt.
-        braking = max(
-            (acceleration * acceleration * dt * dt / 4.0 + 2.0 * acceleration * abs(distance)) ** 0.5, 0.0
-        )
-        target = min(limit, braking - acceleration * dt / 2.0, abs(distance) / dt)
-        target = target if distance > 0.0 else -target
         change = acceleration * dt
+        # The speed from which one can still stop at the goal, in steps of dt.
+        braking = math.sqrt(change * change / 4.0 + 2.0 * acceleration * abs(distance)) - change / 2.0
+        target = math.copysign(min(limit, braking, abs(distance) / dt), distance)
         self._profile_speed += min(max(target - self._profile_speed, -change), change)
         drive.set_point += self._profile_speed * dt
         if abs(goal - drive.set_point) < _NEAR_TICKS and abs(self._profile_speed) <= change:
@@ -359,19 +355,19 @@ class Servo:
             self._set_strength()
 
     def _warm(self, dt: float, load: float) -> None:
-        target = self.faults.heat_to_c
-        if target is not None:
-            change = _FAULT_C_PER_S * dt
-            self._temperature_c += min(max(target - self._temperature_c, -change), change)
-        else:
-            self._temperature_c += (_HEATING_C_PER_S * load * load) * dt
-            # What a fault has heated cools as fast as it came.
-            cooling = _FAULT_C_PER_S if self._temperature_c > self.memory[reg.MAX_TEMPERATURE] else 0.0
-            self._temperature_c -= ((self._temperature_c - _AMBIENT_C) * _COOLING_PER_S + cooling) * dt
-        self._too_hot = int(self._temperature_c) > self.memory[reg.MAX_TEMPERATURE]
+        self._own_heat_c += (_HEATING_C_PER_S * load * load - self._own_heat_c * _COOLING_PER_S) * dt
+        asked = self.faults.heat_to_c
+        extra = 0.0 if asked is None else asked - _AMBIENT_C - self._own_heat_c
+        # What a fault has heated cools as fast as it came.
+        change = _FAULT_C_PER_S * dt
+        self._fault_heat_c += min(max(extra - self._fault_heat_c, -change), change)
+        self._too_hot = self._celsius() > self.memory[reg.MAX_TEMPERATURE]
         if self._too_hot and self.memory[reg.UNLOADING] & reg.TEMPERATURE_ERROR:
             self.memory.put(reg.TORQUE_ENABLE, 0)
             self._enable(0)
+
+    def _celsius(self) -> int:
+        return round(_AMBIENT_C + self._own_heat_c + self._fault_heat_c)
 
     def _decivolts(self) -> int:
         load = abs(self._load) if self.drive.torque is Torque.FOLLOWING else 0.0
@@ -388,7 +384,7 @@ class Servo:
             reg.PRESENT_SPEED.encode(round(shaft.speed / self._speed_unit())),
             reg.PRESENT_LOAD.encode(round(1000.0 * load)),
             self._decivolts(),
-            int(self._temperature_c),
+            self._celsius(),
             int(self._pending is not None),
             self.error,
             int(on and moving),

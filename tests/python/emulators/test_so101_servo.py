@@ -373,6 +373,8 @@ def test_too_hot() -> None:
     bench.servo.faults.heat_to_c = None
     bench.run(1.0)
     assert bench.servo.error == 0
+    bench.run(1.0)
+    assert bench.read(reg.PRESENT_TEMPERATURE) <= 28
     bench.write(reg.TORQUE_ENABLE, 1)
     bench.run(0.5)
     assert bench.servo.drive.torque is Torque.FOLLOWING
