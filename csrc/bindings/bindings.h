@@ -12,6 +12,12 @@ void bind_context(pybind11::module_& parent);
 void bind_decoder_ops(pybind11::module_& parent);
 void bind_flow(pybind11::module_& parent);
 void bind_kernels(pybind11::module_& module);
+// After bind_control(): its port is one of those.
+void bind_damiao(pybind11::module_& parent);
+// After bind_control(): its port is one of those.
+void bind_dynamixel(pybind11::module_& module);
+// After bind_control(): its port is one of those.
+void bind_feetech(pybind11::module_& module);
 // Only in a build with CUDA; what adds to its submodule is called by itself.
 void bind_cuda(pybind11::module_& module);
 // Add to the submodule that bind_cuda() makes.

@@ -6,6 +6,9 @@ PYBIND11_MODULE(_core, module) {
   molmoact2::bindings::bind_control(module);
   pybind11::module_ control = module.attr("control");
   molmoact2::bindings::bind_loopback(control);
+  molmoact2::bindings::bind_damiao(module);
+  molmoact2::bindings::bind_dynamixel(module);
+  molmoact2::bindings::bind_feetech(module);
   molmoact2::bindings::bind_kernels(module);
   pybind11::module_ kernels = module.attr("kernels");
   molmoact2::bindings::bind_context(kernels);
