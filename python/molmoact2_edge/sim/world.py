@@ -247,7 +247,8 @@ class World:
     def set_servo_gains(self, stiffness: npt.ArrayLike, damping: npt.ArrayLike) -> None:
         """Scales the servos' position and velocity gains: 1 and 1 follow targets, 0 and 1 brake, 0 and 0 let go.
 
-        Each is one number, or one per joint. The set points restart from the measured positions, so that nothing jumps. A reset restores 1 and 1.
+        Each is one number, or one per joint. The set points restart from the measured positions, so that nothing jumps.
+        A reset restores 1 and 1.
         """
         model = self.model
         model.actuator_gainprm[:, 0] = self._gain[:, 0] * stiffness
