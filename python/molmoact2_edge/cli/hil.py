@@ -212,7 +212,8 @@ def _fault_checks(
 ) -> None:
     from molmoact2_edge.hil.arm import ArmUnderTest
     from molmoact2_edge.hil.emulated import open_emulated_cameras
-    from molmoact2_edge.hil.faults import FaultChecks, camera_faults
+    from molmoact2_edge.hil.fault_cases import camera_faults
+    from molmoact2_edge.hil.faults import FaultChecks
 
     if "faults" in asked.groups:
         if emulation is None:

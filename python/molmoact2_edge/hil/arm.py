@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from molmoact2_drivers import LifeCycle, Robot, StopPolicy
+from molmoact2_drivers import LifeCycle, Robot, RobotState, StopPolicy
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.control import ControlLoop, GateState, JointLimits, TickRecord
 from molmoact2_edge.errors import RobotError
@@ -22,6 +22,7 @@ Poses = npt.NDArray[np.float64]
 
 _FIRST_POSE_S = 3.0
 _POLL_S = 0.002
+_AGAIN_S = 0.05
 _CHUNK_RATE_HZ = 50.0
 _RECORDS = 20_000
 
@@ -50,6 +51,7 @@ class ArmUnderTest:
         cameras: tuple[str, ...] = (),
     ) -> ControlLoop:
         """A loop on the robot's port, with the configuration's watchdogs but those of a policy."""
+        self.recover()
         loop = self.config.loop
         rate = loop.rate_hz if rate_hz is None else rate_hz
         watchdogs = replace(self.config.watchdog_settings(), cameras=cameras, chunk_age_max_s=None)
@@ -86,10 +88,14 @@ class ArmUnderTest:
             loop.stop()
             self.hold()
 
-    def activate(self) -> None:
-        """Bring the robot from wherever it is to ACTIVE."""
+    def recover(self) -> None:
+        """Bring a robot back that a check has left in ERROR."""
         if self.robot.life_cycle is LifeCycle.ERROR:
             self.robot.recover()
+
+    def activate(self) -> None:
+        """Bring the robot from wherever it is to ACTIVE."""
+        self.recover()
         if self.robot.life_cycle is LifeCycle.CONFIGURED:
             self.robot.activate()
 
@@ -99,9 +105,21 @@ class ArmUnderTest:
             if self.robot.life_cycle is LifeCycle.ACTIVE:
                 self.robot.stop(StopPolicy.HOLD)
 
+    def state(self) -> RobotState:
+        """A measurement; a robot that has just been configured is given a moment to make its first."""
+        self.recover()
+        give_up = time.monotonic() + _FIRST_POSE_S
+        while True:
+            try:
+                return self.robot.read_state()
+            except RobotError:
+                if time.monotonic() > give_up:
+                    raise
+            time.sleep(_AGAIN_S)
+
     def pose(self) -> Poses:
         """The measured pose (joints,)."""
-        return np.asarray(self.robot.read_state().positions, dtype=np.float64)
+        return np.asarray(self.state().positions, dtype=np.float64)
 
 
 def wait_for(loop: ControlLoop, state: GateState, timeout_s: float) -> TickRecord:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from molmoact2_drivers import Camera
+from molmoact2_drivers.calibration import ArmCalibration, JointCalibration, save_calibration
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.errors import InputError
 from molmoact2_edge.hil.emulator_process import EmulatorProcess
-from molmoact2_edge.hil.faults import FaultCase, so101_faults
+from molmoact2_edge.hil.fault_cases import (
+    FaultCase,
+    dynamixel_faults,
+    franka_faults,
+    so101_faults,
+    yam_faults,
+)
 from molmoact2_edge.runtime.hardware import with_connection
 
 _FIRST_DEVICE = 10
+_PATIENT_S = 0.5
+_JOINT_TICKS, _GRIPPER_TICKS = (700, 3400), (1800, 2900)  # emulated servos stand at 2048 of 4096
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,54 @@ def _so101(stack: ExitStack, config: RobotConfig, directory: Path) -> Emulation:
     return Emulation(connected, [arm], so101_faults(loop.silence_hold_s, loop.silence_fault_s))
 
 
-_EMULATORS: Mapping[str, _Start] = {"so100": _so101, "so101": _so101}
+def _dynamixel(stack: ExitStack, config: RobotConfig, directory: Path) -> Emulation:
+    calibration = directory / "calibration.json"
+    servos = config.connection.get("servos", {})
+    joints = {
+        name: JointCalibration(
+            int(servo["id"]), 0, 0, *(_GRIPPER_TICKS if name == "gripper" else _JOINT_TICKS)
+        )
+        for name, servo in servos.items()
+    }
+    save_calibration(calibration, ArmCalibration(joints))
+    line = ",".join(f"{servo['id']}:{servo['model']}" for servo in servos.values())
+    arm = stack.enter_context(EmulatorProcess("dynamixel", ["--servos", line]))
+    connected = with_connection(config, port=arm.address, calibration=calibration)
+    # Servos must bear the pauses of a computer that they share.
+    connected = replace(connected, connection={**connected.connection, "bus_watchdog_s": _PATIENT_S})
+    loop = config.loop
+    return Emulation(connected, [arm], dynamixel_faults(loop.silence_hold_s, loop.silence_fault_s))
+
+
+def _yam(stack: ExitStack, config: RobotConfig, _: Path) -> Emulation:
+    arms = stack.enter_context(EmulatorProcess("yam", ["--bimanual"]))
+    left, right = arms.address.split()
+    connected = with_connection(config, left_port=left, right_port=right)
+    # The emulator's arms weigh nothing, and its motors, too, share a computer.
+    weightless = {**connected.connection, "gravity": None, "timeout_s": _PATIENT_S, "ramp_s": 0.05}
+    return Emulation(
+        replace(connected, connection=weightless), [arms], yam_faults(config.loop.silence_hold_s)
+    )
+
+
+def _franka(stack: ExitStack, config: RobotConfig, _: Path) -> Emulation:
+    number = os.getpid() % 65_000  # ports are fixed: an address of its own for each session
+    address = f"127.77.{number // 250}.{number % 250 + 1}"
+    emulator = {"fr3": "fr3", "panda": "panda"}[str(config.connection.get("arm", "fr3"))]
+    arm = stack.enter_context(EmulatorProcess(emulator, ["--address", address, "--patience", "1"]))
+    return Emulation(
+        with_connection(config, port=arm.address), [arm], franka_faults(config.loop.silence_hold_s)
+    )
+
+
+_EMULATORS: Mapping[str, _Start] = {
+    "so100": _so101,
+    "so101": _so101,
+    "koch": _dynamixel,
+    "dynamixel": _dynamixel,
+    "yam": _yam,
+    "franka": _franka,
+}
 
 
 def emulated_drivers() -> list[str]:

@@ -1,5 +1,5 @@
-"""What must come of each fault on the wire: docs/safety.md's promises, caused through the emulator and judged by the
-loop's own records and the driver's word.
+"""Causes faults on the wire through the emulator, and judges what comes of them by the loop's own records and the
+driver's word.
 """
 
 from __future__ import annotations
@@ -7,15 +7,15 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import numpy as np
 
 from molmoact2_drivers import Camera, LifeCycle
-from molmoact2_edge.control import ControlLoop, GateState, Reason, TickRecord
+from molmoact2_edge.control import ControlLoop, GateState, TickRecord
 from molmoact2_edge.errors import RobotError
 from molmoact2_edge.hil.arm import ArmUnderTest, wait_for
 from molmoact2_edge.hil.checks import Check, Checklist
+from molmoact2_edge.hil.fault_cases import FaultCase
 from molmoact2_edge.hil.motion import room, sway
 from molmoact2_edge.runtime.camera_watch import CameraWatch
 
@@ -25,144 +25,6 @@ _RECOVER_S = 10.0
 _POLL_S = 0.005
 _HERTZ = 0.5
 _AMPLITUDE = 8.0
-
-HELD_BUS = (Reason.STATE_STALE, Reason.BUS_WRITE_FAILED)
-LOST_BUS = (Reason.STATE_LOST, Reason.BUS_WRITE_FAILED)
-
-
-@dataclass(frozen=True)
-class FaultCase:
-    """One fault and its promise. Times count from the moment at which the emulator was told."""
-
-    name: str
-    line: str
-    """As the emulator reads it."""
-    lasts_s: float
-    """How long it is watched; a fault without ``duration`` is cleared after that."""
-    state: GateState | None = None
-    """What the loop must come to; None: it goes on running."""
-    reasons: tuple[Reason, ...] = ()
-    within_s: float = 0.0
-    """By when: the promise and what an emulator on the same computer takes to obey."""
-    driver_fault: bool = False
-    """The driver gives up, and says why."""
-    continues: bool = True
-    """The run goes on by itself once the fault is over; else it takes a person."""
-    emulator: int = 0
-    """Which of the robot's emulators has it."""
-    camera: bool = False
-    """Of the cameras: the loop watches them."""
-    cure: str | None = None
-    """A line that undoes what a fault leaves behind: what was heated cools in minutes."""
-
-
-def so101_faults(silence_hold_s: float, silence_fault_s: float) -> list[FaultCase]:
-    """The faults of six Feetech servos on a serial line."""
-    slack = 0.5
-    held, lost = silence_hold_s + slack, silence_fault_s + slack
-    cool = "overtemperature servo=4 celsius=30 duration=3"
-    return [
-        FaultCase("packets dropped", "drop probability=0.1 duration=2", 2.0),
-        FaultCase("packets corrupted", "corrupt probability=0.1 duration=2", 2.0),
-        FaultCase("answers delayed", "delay probability=0.1 seconds=0.004 duration=2", 2.0),
-        FaultCase("answers duplicated", "duplicate probability=0.1 duration=2", 2.0),
-        FaultCase("unplugged and replugged", "unplug duration=0.5", 1.0, GateState.HOLDING, HELD_BUS, held),
-        FaultCase(
-            "unplugged", "unplug", 1.5 + silence_fault_s, GateState.FAULT, LOST_BUS, lost, continues=False
-        ),
-        FaultCase(
-            "a servo absent for a moment",
-            "absent servo=3 duration=0.5",
-            1.0,
-            GateState.HOLDING,
-            (Reason.STATE_STALE,),
-            held,
-        ),
-        FaultCase(
-            "a servo absent",
-            "absent servo=3",
-            0.5 + silence_fault_s,
-            GateState.FAULT,
-            (Reason.STATE_LOST,),
-            lost,
-            continues=False,
-        ),
-        FaultCase(
-            "a servo overloaded",
-            "overload servo=2",
-            1.5,
-            GateState.HOLDING,
-            (Reason.BUS_WRITE_FAILED,),
-            0.5 + slack,
-            driver_fault=True,
-            continues=False,
-        ),
-        FaultCase(
-            "a servo warm",
-            "overtemperature servo=4 celsius=60",
-            4.0,
-            GateState.HOLDING,
-            (Reason.TEMPERATURE_HIGH,),
-            3.0,
-            cure=cool,
-        ),
-        FaultCase(
-            "a servo hot",
-            "overtemperature servo=4 celsius=67",
-            4.0,
-            GateState.FAULT,
-            (Reason.TEMPERATURE_LIMIT,),
-            3.0,
-            continues=False,
-            cure=cool,
-        ),
-        FaultCase(
-            "power lost for a moment",
-            "power_loss duration=0.5",
-            1.5,
-            GateState.HOLDING,
-            HELD_BUS,
-            held,
-            driver_fault=True,
-            continues=False,
-        ),
-    ]
-
-
-def camera_faults(camera_age_max_s: float, lost_fault_s: float) -> list[FaultCase]:
-    """The faults of a V4L2 camera."""
-    stale, within = (Reason.CAMERA_STALE,), camera_age_max_s + 0.5
-    return [
-        FaultCase("frames dropped", "drop_frames probability=0.5 duration=2", 2.0, camera=True),
-        FaultCase(
-            "a camera stalled for a moment",
-            "stall duration=1.5",
-            2.0,
-            GateState.HOLDING,
-            stale,
-            within,
-            camera=True,
-        ),
-        FaultCase(
-            "a camera unplugged and replugged",
-            "unplug duration=1.5",
-            2.0,
-            GateState.HOLDING,
-            stale,
-            within,
-            camera=True,
-        ),
-        FaultCase(
-            "a camera unplugged",
-            "unplug",
-            lost_fault_s + 2.0,
-            GateState.HOLDING,
-            stale,
-            within,
-            driver_fault=True,
-            camera=True,
-        ),
-    ]
 
 
 class FaultChecks:

@@ -16,7 +16,8 @@ from molmoact2_edge.config import RobotConfig, load_robot
 from molmoact2_edge.hil import Checklist, Verdict
 from molmoact2_edge.hil.arm import ArmUnderTest
 from molmoact2_edge.hil.emulated import emulated
-from molmoact2_edge.hil.faults import FaultCase, FaultChecks, so101_faults
+from molmoact2_edge.hil.fault_cases import FaultCase, so101_faults
+from molmoact2_edge.hil.faults import FaultChecks
 from molmoact2_edge.runtime.hardware import make_robot
 from molmoact2_edge.runtime.hardware_fit import within_reach
 
