@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from molmoact2_drivers.calibration import SO_JOINTS
+from molmoact2_drivers.feetech import SoFollower
 
 from .conftest import EmulatedArm, eventually
 
@@ -36,7 +38,8 @@ def test_lerobot_and_this_driver_read_the_same_positions(
         arm.connect()
         for servo, position in enumerate(pose, start=1):
             emulated_arm.fault(f"hand servo={servo} degrees={position}")
-        assert eventually(lambda: all(abs(arm.read_state().positions - pose) < 0.06))  # at rest
+        assert eventually(lambda: all(abs(arm.read_state().positions - pose) < 0.2))
+        assert eventually(lambda: _rests(arm))
         ours = dict(zip(SO_JOINTS, arm.read_state().positions, strict=True))
 
     done = subprocess.run(
@@ -52,3 +55,9 @@ def test_lerobot_and_this_driver_read_the_same_positions(
     assert theirs["start"].keys() == {f"{name}.pos" for name in SO_JOINTS}
     for name in SO_JOINTS:
         assert ours[name] == pytest.approx(theirs["start"][f"{name}.pos"], abs=_ROUNDING)
+
+
+def _rests(arm: SoFollower) -> bool:
+    before = arm.read_state().positions
+    time.sleep(0.5)
+    return bool((arm.read_state().positions == before).all())
