@@ -86,19 +86,27 @@ def arm_servos(config: RobotConfig, role: ArmRole = ArmRole.FOLLOWER) -> ArmServ
             f"this command is for arms with the drivers {known}"
         )
     joints = tuple(config.joints)
-    models = kind.leader if role is ArmRole.LEADER else kind.follower
-    if len(joints) != len(models):
-        raise InputError(
-            f"robot {config.name!r}: a {config.driver} has {len(models)} joints, "
-            f"the configuration has {', '.join(joints)}"
-        )
+    # A configuration may say more than its kind: an arm of Dynamixel servos names them.
+    named = config.connection.get("servos") if role is ArmRole.FOLLOWER else None
+    if isinstance(named, Mapping) and tuple(named) == joints:
+        ids = {joint: int(servo["id"]) for joint, servo in named.items()}
+        models = {joint: str(servo["model"]).lower() for joint, servo in named.items()}
+    else:
+        usual = kind.leader if role is ArmRole.LEADER else kind.follower
+        if len(joints) != len(usual):
+            raise InputError(
+                f"robot {config.name!r}: a {config.driver} has {len(usual)} joints, "
+                f"the configuration has {', '.join(joints)}"
+            )
+        ids = {joint: place for place, joint in enumerate(joints, start=1)}
+        models = dict(zip(joints, usual, strict=True))
     return ArmServos(
         robot=config.name,
         family=config.driver,
         role=role,
         protocol=kind.protocol,
-        ids={joint: place for place, joint in enumerate(joints, start=1)},
-        models=dict(zip(joints, models, strict=True)),
+        ids=ids,
+        models=models,
         full_turn=kind.full_turn,
         spans={
             name: (joint.position[1] - joint.position[0]) / _DEGREES_PER_TICK

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from molmoact2_edge.arms.arm_servos import ArmServos
+from molmoact2_edge.arms.arm_servos import DYNAMIXEL, FEETECH, ArmServos
 from molmoact2_edge.arms.servo_bus import FoundServo, ServoBus, bauds, make_bus
 from molmoact2_edge.errors import RobotError
 
@@ -15,8 +15,8 @@ ALL_IDS = range(253)
 
 _HOT_CELSIUS = 55.0
 _LOW_VOLTS = 4.5
-_GARBLED = "garbled"
-_TRIES = 3  # two servos with one id now and then answer as one
+_TRIES = 3  # a bad wire garbles one answer now and then, two servos all of them
+_VOLTAGE = {FEETECH: "present_voltage", DYNAMIXEL: "present_input_voltage"}
 
 Progress = Callable[[str], None]
 
@@ -100,28 +100,34 @@ def scan_port(
     return report
 
 
-def find_garbled(bus: ServoBus, servo: int) -> bool:
-    """Whether several servos answer to one id: their answers collide, so that bytes come but no packet."""
+def several_answer(bus: ServoBus, servo: int) -> bool:
+    """Whether several servos answer to one id.
+
+    To a ping they all say the same, at the same time. Their positions differ: bytes come, but hardly ever a packet.
+    """
+    garbled = 0
     for _ in range(_TRIES):
-        before = _damaged(bus)
-        found = bus.identify(servo)
-        if _damaged(bus) > before or (found is not None and _GARBLED in found.errors):
-            return True
-    return False
+        before = damaged_packets(bus)
+        try:
+            bus.read(servo, "present_position")
+        except RobotError:
+            garbled += damaged_packets(bus) > before
+    return garbled >= _TRIES - 1
 
 
-def _damaged(bus: ServoBus) -> int:
-    return int(bus.statistics().get("checksum_errors", 0))
+def damaged_packets(bus: ServoBus) -> int:
+    """Return how many packets have come damaged since the bus was made."""
+    counted = bus.statistics()
+    return sum(int(counted.get(key, 0)) for key in ("checksum_errors", "wrong_lengths", "damaged"))
 
 
 def _scan_at(
     bus: ServoBus, protocol: str, baud: int, ids: Sequence[int], arm: ArmServos | None, report: ScanReport
 ) -> None:
-    before = _damaged(bus)
+    before = damaged_packets(bus)
     found = {servo.servo: servo for servo in bus.scan(ids)}
-    suspects = set(found) | (set(ids) if _damaged(bus) > before else set())
-    for servo in sorted(suspects):
-        if find_garbled(bus, servo):
+    for servo in sorted(set(found) | (set(ids) if damaged_packets(bus) > before else set())):
+        if several_answer(bus, servo):
             report.findings.append(
                 Finding(
                     "same_id",
@@ -135,7 +141,7 @@ def _scan_at(
 
 
 def _look_at(bus: ServoBus, protocol: str, found: FoundServo, arm: ArmServos | None) -> ScannedServo:
-    voltage = _read(bus, found.servo, "present_voltage")
+    voltage = _read(bus, found.servo, _VOLTAGE[protocol])
     temperature = _read(bus, found.servo, "present_temperature")
     torque = _read(bus, found.servo, "torque_enable")
     return ScannedServo(
@@ -174,14 +180,17 @@ def _judge(report: ScanReport, arm: ArmServos | None) -> None:
         return
     for servo in report.servos:
         _judge_servo(servo, note)
-    firmware = {servo.firmware for servo in report.servos}
-    if len(firmware) > 1:
-        note(
-            "firmware",
-            None,
-            f"different firmware versions, {', '.join(sorted(firmware))}: bring all servos to one, with the maker's "
-            "software",
-        )
+    versions: dict[str, set[str]] = {}
+    for servo in report.servos:
+        versions.setdefault(servo.model, set()).add(servo.firmware)
+    for model, firmware in versions.items():
+        if len(firmware) > 1:
+            note(
+                "firmware",
+                None,
+                f"{model} servos with different firmware versions, {', '.join(sorted(firmware))}: bring all to one, "
+                "with the maker's software",
+            )
     if arm is not None:
         _judge_arm(report, arm, note)
 

@@ -25,7 +25,7 @@ MIDDLE = 2047
 _LAST = TURN - 1
 _OFFSET_MAX = 2047  # of a Feetech servo's register, and of a file
 _MOVED_TICKS = 100  # 9 degrees: less is a nudge
-_SPAN_SHARE = 0.6  # of what such a joint turns from stop to stop
+_SPAN_SHARE = 0.8  # of what such a joint turns from stop to stop
 _EDGE_TICKS = 20
 _SETTLED_TICKS = 60  # a released arm may sink a little between two readings
 

@@ -54,7 +54,7 @@ def make_leader(
 
 
 def _simulated(config: RobotConfig) -> Robot:
-    if any(value is not None for value in config.connection.values()):
+    if any(config.connection.get(key) is not None for key in ("port", "id", "calibration", "left", "right")):
         raise InputError(f"robot {config.name!r} is simulated: leave out --port, --id and --calibration")
     from molmoact2_edge.sim import World
     from molmoact2_edge.sim.robot import SimRobot

@@ -17,6 +17,7 @@ REFRESH_S = 0.02
 _AT_GOAL = 1e-3  # of a command
 _SETTLED = 2.0  # of a measured position, in the joint's unit: servos do not come closer under load
 _SETTLE_S = 3.0
+_FIRST_TARGET_S = 1.0
 _SPARE = 1.5  # a move may take that much longer than at its velocity limit
 
 
@@ -43,6 +44,10 @@ class Jogger:
         self.goals = self._status().command.copy()
         self.note = ""
         """What the last step could not do, or why a motion was given up; for the person."""
+        # The way to a run's first target is slower than a jog: let that be where the arm is.
+        give_up = time.monotonic() + _FIRST_TARGET_S
+        while self.refresh().steps == 0 and self.arm.stopped is None and time.monotonic() < give_up:
+            time.sleep(REFRESH_S)
 
     def move_by(self, joint: str, by: float) -> float:
         """Shift a joint's goal and return how far that was: its limits cut the step.

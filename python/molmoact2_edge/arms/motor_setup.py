@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from molmoact2_edge.arms.arm_servos import ArmServos
-from molmoact2_edge.arms.bus_scan import ALL_IDS, find_garbled
+from molmoact2_edge.arms.bus_scan import ALL_IDS, damaged_packets, several_answer
 from molmoact2_edge.arms.servo_bus import FoundServo, ServoBus, bauds, make_bus
 from molmoact2_edge.errors import RobotError
 
@@ -35,7 +35,7 @@ class Attached:
     def text(self) -> str:
         """For people, where it is not exactly one."""
         if not self.servos and not self.same_id:
-            return "no motor answers: is its cable in, and is the power supply on?"
+            return "no motor answers: is its cable in, and is the power supply on (scan --all-bauds looks farther)?"
         found = [f"id {servo.servo} at {servo.baud} baud" for servo in self.servos]
         found += [f"several with id {servo}" for servo in self.same_id]
         return f"more than one motor answers ({', '.join(found)}): unplug all others, only one may be left"
@@ -82,26 +82,21 @@ class MotorSetup:
     def look(self) -> Attached:
         """Ask at every baud rate, so that a second motor cannot hide; writes nothing.
 
-        Every id is asked for at the arm's own rate, the low ones that motors in use have at the others, and all of them
-        where nothing has answered.
+        At the arm's own rate every id is asked for, at the others the low ones that motors in use have.
 
         Raises:
             RobotError: the port cannot be opened.
         """
-        quick = self._look(lambda baud: ALL_IDS if baud == self.arm.baud else _USUAL_IDS)
-        return quick if quick.servos or quick.same_id else self._look(lambda _: ALL_IDS)
-
-    def _look(self, ids_at: Callable[[int], range]) -> Attached:
         servos: list[FoundServo] = []
         same_id: list[int] = []
         for baud in bauds(self.arm.protocol):
             self._progress(f"looking for motors at {baud} baud ...")
             with self._bus(baud) as bus:
-                before = int(bus.statistics().get("checksum_errors", 0))
-                ids = ids_at(baud)
+                before = damaged_packets(bus)
+                ids = ALL_IDS if baud == self.arm.baud else _USUAL_IDS
                 found = {servo.servo: servo for servo in bus.scan(ids)}
-                damaged = int(bus.statistics().get("checksum_errors", 0)) > before
-                garbled = {servo for servo in (ids if damaged else found) if find_garbled(bus, servo)}
+                suspects = ids if damaged_packets(bus) > before else found
+                garbled = {servo for servo in suspects if several_answer(bus, servo)}
                 same_id += sorted(garbled)
                 servos += [servo for number, servo in found.items() if number not in garbled]
         return Attached(tuple(servos), tuple(same_id))

@@ -62,6 +62,12 @@ class Person:
         """Press keys."""
         os.write(self._master, keys.encode())
 
+    def answers(self, question: str, answer: str = "") -> str:
+        """Wait for a question and its prompt, before which nothing counts; type the answer and Enter."""
+        seen = self.sees(question) + self.sees("] ")
+        self.types(f"{answer}\n")
+        return seen
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the command."""
         self.process.send_signal(number)

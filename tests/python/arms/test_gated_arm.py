@@ -67,7 +67,9 @@ def test_a_first_target_that_is_too_far_is_refused_and_nothing_moves() -> None:
     robot = FakeRobot()
     with arm(robot) as driven:
         for _ in range(5):
-            with pytest.raises(RobotError, match="first target is too far.*shoulder_pan by 80; nothing was moved"):
+            with pytest.raises(
+                RobotError, match=r"first target is too far.*shoulder_pan by 80; nothing was moved"
+            ):
                 driven.follow(away(shoulder_pan=80.0, gripper=30.0))
             time.sleep(0.02)
         assert driven.status().steps == 0

@@ -78,14 +78,12 @@ def scans(reader: Reader, person: Person) -> None:
 def sets_up_motors(reader: Reader, person: Person) -> None:
     for joint in reversed(JOINTS):
         number = JOINTS.index(joint) + 1
-        person.sees(f"{joint} (id {number}): connect this motor alone")
         reader.arm.fault("clear only")
         reader.arm.fault(f"only servo={number}")
-        person.types("\n")
+        person.answers(f"{joint} (id {number}): connect this motor alone")
         person.sees("Read back.")
-    person.sees("Connect the whole chain")
     reader.arm.fault("clear only")
-    person.types("\n")
+    person.answers("Connect the whole chain")
     person.sees("All motors of so101 answer")
     assert person.exit_code() == 0
 
@@ -96,12 +94,10 @@ def checks_lerobot_s_calibration(reader: Reader, person: Person) -> None:
 
 
 def calibrates(reader: Reader, person: Person) -> None:
-    person.sees("Support it with your hand")
-    person.types("\n")
-    person.sees("Middle pose [")
+    person.answers("Support it with your hand")
     reader.arm.fault("middle duration=3")
     time.sleep(3.5)
-    person.types("\n")
+    person.answers("Middle pose [")
     person.sees("Step 2 of 3")
     reader.arm.fault("sweep")
     person.watches(lambda screen: len(re.findall(r"good *$", screen[-900:], re.MULTILINE)) >= 5)
@@ -109,8 +105,7 @@ def calibrates(reader: Reader, person: Person) -> None:
     reader.arm.fault("middle duration=3")
     time.sleep(3.5)
     person.types("\n")
-    person.sees("Write it?")
-    person.types("y\n")
+    person.answers("Write it?", "y")
     person.sees("saved as")
     assert person.exit_code() == 0
 
