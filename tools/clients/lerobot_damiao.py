@@ -1,7 +1,7 @@
 """LeRobot's own driver for Damiao motors moves an emulated YAM: lerobot_damiao.py ADDRESS [slcan|socketcan]
 
-For a Python that has LeRobot 0.4.4 and python-can. ADDRESS is what ``molmoact2-edge emulate yam`` says first. Exits with 0
-where every motor answered, was switched on, went where it was sent, and was let go; prints what was seen as JSON.
+For a Python that has LeRobot 0.4.4 and python-can. ADDRESS is what ``molmoact2-edge emulate yam`` says first. Exits
+with 0 where every motor answered, was switched on, went where it was sent, and was let go. Prints what it saw as JSON.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """python-can and the YAM driver meet an emulated arm on a CAN interface of the kernel: yam_socketcan.py INTERFACE
 
-Run by uml_can.sh. Exits with 0 where the arm was found, followed, braked by itself after its driver left, and recovered.
+Run by uml_can.sh. Exits with 0 where every motor was found, switched on, moved where it was sent, and switched off.
 """
 
 from __future__ import annotations

@@ -152,7 +152,6 @@ def read_settings(config: RobotConfig) -> YamSettings:
         gravity=_gravity(config, section.optional_mapping("gravity")),
     )
     motors.no_more()
-    section.optional_text("id")
     section.no_more()
     ids = [motor.id for motor in settings.motors]
     if len(set(ids)) != len(ids):

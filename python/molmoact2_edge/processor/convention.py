@@ -1,7 +1,8 @@
 """How a checkpoint's joints differ from a robot's, which speaks degrees, and 0 to 100 for an open gripper.
 
 Sources: LeRobot's page on backward compatibility, which the released `so100_so101_molmoact2` weights refer to and which
-is older than LeRobot's present calibration; DROID's data set, in whose units `franka_droid` was trained.
+is older than LeRobot's present calibration; DROID's data set, in whose units `franka_droid` was trained; the statistics
+of `yam_dual_molmoact2`, whose numbers are radians and shares of an open gripper.
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ FRANKA_DROID = JointConvention(
 """Seven joints in rad, and a gripper that is 0 open and 1 closed. DROID's episodes begin at (0, -36, 0, -144, 0, 108, 0)
 degrees; their steps are 1/15 s long; the actions of its released checkpoint are absolute joint positions."""
 
-_BY_NAME = {"none": None, "so100_so101": SO100_SO101, "franka_droid": FRANKA_DROID}
+YAM_DUAL = JointConvention(signs=(1,) * 14, offsets=(0,) * 14, scales=(*(_RADIANS,) * 6, 0.01) * 2)
+"""Left arm before right: six joints in rad, and a gripper that is 0 closed and 1 open."""
+
+_BY_NAME = {"none": None, "so100_so101": SO100_SO101, "franka_droid": FRANKA_DROID, "yam_dual": YAM_DUAL}
 
 
 def joint_convention(name: str) -> JointConvention | None:

@@ -104,13 +104,16 @@ def test_registers_are_read_written_and_kept_when_saved() -> None:
     assert arm.take(about(WRITE, 9, 4000), 0.0) == CanFrame(0x14, about(WRITE, 9, 4000).data)
     arm.power_cycle()
     answer = arm.take(about(READ, 9), 0.0)
-    assert answer is not None and answer.data[4:] == bytes(4)
+    assert answer is not None
+    assert answer.data[4:] == bytes(4)
     arm.take(about(WRITE, 9, 4000), 0.0)
     answer = arm.take(about(SAVE, 9), 0.0)
-    assert answer is not None and len(answer.data) == 4
+    assert answer is not None
+    assert len(answer.data) == 4
     arm.power_cycle()
     answer = arm.take(about(READ, 9), 0.0)
-    assert answer is not None and int.from_bytes(answer.data[4:], "little") == 4000
+    assert answer is not None
+    assert int.from_bytes(answer.data[4:], "little") == 4000
     # The serial number is not to be written.
     before = arm.take(about(READ, 15), 0.0)
     arm.take(about(WRITE, 15, 1), 0.0)

@@ -104,7 +104,7 @@ def test_a_motor_that_hears_nothing_freezes_the_time_then_is_an_error_and_recove
     assert errs(robot)
     assert robot.fault is not None
     assert "no feedback from joint_3" in robot.fault
-    with pytest.raises(RobotError, match="joint_3 .* does not come back"):
+    with pytest.raises(RobotError, match=r"joint_3 .* does not come back"):
         robot.recover()
     process.fault("clear comm_loss")
     comes_back(robot)
@@ -147,7 +147,7 @@ def test_an_overloaded_motor_is_an_error_that_stays_as_long_as_its_cause(arm: Ar
     assert robot.fault is not None
     assert "joint_2 (motor 2" in robot.fault
     assert "overloaded (code E)" in robot.fault
-    with pytest.raises(RobotError, match="joint_2 .* does not come back: it is overloaded"):
+    with pytest.raises(RobotError, match=r"joint_2 .* does not come back: it is overloaded"):
         robot.recover()
     assert robot.life_cycle is LifeCycle.ERROR
     process.fault("clear overload")
