@@ -147,7 +147,7 @@ def franka_faults(silence_hold_s: float) -> list[FaultCase]:
     """The faults of a Franka arm: its own word ends a motion, and a person clears it."""
     within = silence_hold_s + 1.0
     return [
-        FaultCase("few packets lost", "lost_packets probability=0.02 duration=2", 2.0),
+        FaultCase("few packets lost", "lost_packets probability=0.002 duration=2", 2.0),
         FaultCase("states delayed", "delay probability=0.02 seconds=0.002 duration=2", 2.0),
         _given_up("reflex", "reflex duration=0.2", within),
         _given_up("many packets lost", "lost_packets probability=0.97 duration=2", within + 1.0),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bench import Lifting
-from molmoact2_drivers import LifeCycle
+from molmoact2_drivers import LifeCycle, StopPolicy
 from molmoact2_edge.config import load_robot
 from molmoact2_edge.errors import InputError, RobotError
 from molmoact2_edge.hil.emulator_process import EmulatorProcess
@@ -148,3 +148,24 @@ def test_an_arm_that_is_not_there_is_a_robot_error_and_nothing_stays_open(stage:
     with pytest.raises(RobotError):
         open_scenario(with_connection(stage.config, port="/dev/does-not-exist"))
     assert {thread.name for thread in threading.enumerate()} == before
+
+
+def test_nothing_is_switched_on_where_a_camera_or_the_fit_is_missing(stage: Stage, tmp_path: Path) -> None:
+    stage.scenario.close()
+    blind = with_cameras(stage.config, [f"wrist={tmp_path / 'nothing.png'}"])
+    too_fast = replace(stage.config, loop=replace(stage.config.loop, rate_hz=900.0))
+    stage.scenario.robot.connect()
+    stage.scenario.robot.configure()
+    stage.scenario.robot.stop(StopPolicy.TORQUE_OFF)
+    stage.scenario.robot.disconnect()
+    for config in (blind, too_fast):
+        with pytest.raises((RobotError, InputError)):
+            open_scenario(config)
+        assert _torque(stage) == dict.fromkeys(range(1, 7), 0)
+
+
+def _torque(stage: Stage) -> dict[int, int]:
+    from molmoact2_drivers.feetech import ServoBus
+
+    with ServoBus(stage.emulator.address) as bus:
+        return bus.read_many(range(1, 7), "torque_enable")
