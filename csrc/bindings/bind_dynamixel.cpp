@@ -179,20 +179,25 @@ Result with_turn(DynamixelBus& bus, Nanoseconds deadline, const Result& otherwis
 
 Nanoseconds deadline_after(double timeout_s) { return monotonic_now() + nanoseconds(timeout_s, "timeout_s"); }
 
-py::tuple exchange(DynamixelBus& bus, int id, int instruction, const py::bytes& parameters,
+py::tuple exchange(DynamixelBus& bus, int id, int instruction, const py::bytes& parameters, int size,
                    double timeout_s) {
   const std::uint8_t target = checked_byte(id, kBroadcastId, "id");
   const auto what = static_cast<Instruction>(checked_byte(instruction, 0xFF, "instruction"));
   const std::span<const std::uint8_t> sent = view(parameters);
-  std::array<std::uint8_t, kMaxPacketBytes> data{};
-  if (encode(target, what, sent, data) == 0) {
+  std::array<std::uint8_t, kMaxPacketBytes> room{};
+  if (encode(target, what, sent, room) == 0) {
     throw py::value_error("a packet of " + std::to_string(sent.size()) + " parameters is too long");
   }
+  if (size < 0 || static_cast<std::size_t>(size) > room.size() - kStatusOverhead) {
+    throw py::value_error("an answer has 0 to " + std::to_string(room.size() - kStatusOverhead) +
+                          " bytes of data, got " + std::to_string(size));
+  }
+  const std::span<std::uint8_t> data = std::span(room).first(static_cast<std::size_t>(size));
   const Nanoseconds deadline = deadline_after(timeout_s);
   const Answer answer = with_turn<Answer>(bus, deadline, Answer{},
                                           [&] { return bus.exchange(target, what, sent, data, deadline); });
   return py::make_tuple(name(answer.status), answer.error,
-                        to_bytes(std::span<const std::uint8_t>(data).first(answer.size)));
+                        answer.status == ExchangeStatus::ok ? to_bytes(data) : py::bytes());
 }
 
 py::tuple broadcast_ping(DynamixelBus& bus, double timeout_s) {
@@ -278,7 +283,7 @@ void bind_bus(py::module_& module) {
       .def("close", [](DynamixelBus& bus) { bus.link().close(); })
       .def_property_readonly("is_open", [](const DynamixelBus& bus) { return bus.link().is_open(); })
       .def("exchange", &exchange, py::arg("id"), py::arg("instruction"), py::arg("parameters"),
-           py::arg("timeout_s"))
+           py::arg("size"), py::arg("timeout_s"))
       .def("broadcast_ping", &broadcast_ping, py::arg("timeout_s"))
       .def("read_blocks", &read_blocks, py::arg("way"), py::arg("servos"), py::arg("length"),
            py::arg("timeout_s"))

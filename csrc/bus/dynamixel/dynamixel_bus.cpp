@@ -89,12 +89,14 @@ Answer DynamixelBus::exchange(std::uint8_t id, Instruction instruction,
       continue;
     }
     answer.error = packet.parameters[0];
-    answer.size = std::min(packet.parameters.size() - 1, data.size());
-    std::copy_n(packet.parameters.begin() + 1, answer.size, data.begin());
     if ((answer.error & kErrorNumberMask) != 0) {
       answer.status = ExchangeStatus::refused;
+      break;
     }
-    break;
+    if (packet.parameters.size() - 1 == data.size()) {
+      std::ranges::copy(packet.parameters.subspan(1), data.begin());
+      break;
+    }
   }
   return answer;
 }

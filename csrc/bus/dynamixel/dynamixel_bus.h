@@ -27,7 +27,6 @@ enum class ExchangeStatus : std::uint8_t {
 struct Answer {
   ExchangeStatus status = ExchangeStatus::timed_out;
   std::uint8_t error = 0;  // of the servo: a number, and kAlertBit
-  std::size_t size = 0;    // bytes of data
 };
 
 // Counted by whoever has the turn, read by anybody.
@@ -61,8 +60,9 @@ class DynamixelBus {
   // How long reading these blocks takes on the wire, request and answers.
   control::Nanoseconds block_time(BlockRead way, std::size_t servos, std::size_t length) const noexcept;
 
-  // One servo. Data that it answers with goes to `data`; an instruction that is not answered (to the
-  // broadcast id) ends when it is sent.
+  // One servo, whose answer must have as many bytes of data as `data` has room for, or refuse: an answer does
+  // not say what it answers, and one to an earlier request may come late. An instruction that is not answered
+  // (to the broadcast id) ends when it is sent.
   Answer exchange(std::uint8_t id, Instruction instruction, std::span<const std::uint8_t> parameters,
                   std::span<std::uint8_t> data, control::Nanoseconds deadline) noexcept;
   // No answer.

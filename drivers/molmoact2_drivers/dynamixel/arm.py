@@ -36,9 +36,12 @@ _WATCHDOG_FIRED = -1
 _ANSWER_ALWAYS = 2
 _USB_S = 0.001  # what an adapter adds to each exchange, about
 _WRITE_LIMIT_S = 0.005
+_WRITE_TRIES_S = 0.2
+_WRITE_PAUSE_S = 0.002
 _TRIAL_READS = 3
 _REOPEN_PAUSE_S = 0.02
 _FRESH_S = 0.005  # a reading that old is new enough for somebody who asks
+_FIRST_READS = 20  # until every servo was heard once, on a noisy line
 _LOOP_ALIVE_S = 0.1  # a loop that has read within it will read again
 _JOIN_TIMEOUT_S = 5.0
 
@@ -199,6 +202,8 @@ class DynamixelArm:
             return self._read_unconfigured()
         age_max_s = _LOOP_ALIVE_S if self._life_cycle is LifeCycle.ACTIVE else _FRESH_S
         states = self._ready_port().refresh(age_max_s)
+        for _ in range(_FIRST_READS):
+            states = states or self._ready_port().refresh(0.0)
         if states is None:
             raise RobotError(
                 f"{self.name}: not every servo has answered yet; `molmoact2-edge scan` shows who does"
@@ -225,10 +230,13 @@ class DynamixelArm:
             raise InputError(
                 f"{self.name}: targets are one finite number for each of {names}; got {positions!r}"
             )
-        # The first may report that the one before it was not taken.
-        if not self._ready_port().write(wanted) and not self._ready_port().write(wanted):
+        # A failure may be that of the goals before, or that the thread beside has the line for a moment.
+        deadline = time.monotonic() + _WRITE_TRIES_S
+        while not self._ready_port().write(wanted):
             self._require(LifeCycle.ACTIVE)
-            raise RobotError(f"{self.name} does not take targets: {self._ready_port().trouble}")
+            if time.monotonic() > deadline:
+                raise RobotError(f"{self.name} does not take targets: {self._ready_port().trouble}")
+            time.sleep(_WRITE_PAUSE_S)
 
     def statistics(self) -> dict[str, Any]:
         """Counters of the line, and goals that servos did not take, recoveries by this object."""
@@ -327,7 +335,7 @@ class DynamixelArm:
         # A servo that answers only some instructions says nothing to this write.
         register = table["status_return_level"]
         request = register.address.to_bytes(2, "little") + bytes([_ANSWER_ALWAYS])
-        self.bus.core.exchange(servo.id, 0x03, request, 0.01)
+        self.bus.core.exchange(servo.id, 0x03, request, 0, 0.01)
         if self.bus.read(servo.id, register.name) != _ANSWER_ALWAYS:
             self.bus.write_checked(servo.id, register.name, _ANSWER_ALWAYS)
 
