@@ -10,8 +10,6 @@
 #include <cerrno>
 #include <chrono>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
 #include <numeric>
 #include <span>
 #include <string_view>
@@ -33,8 +31,8 @@ constexpr std::uint64_t kNoSequence = ~std::uint64_t{0};
 
 template <std::size_t N>
 void copy_text(__u8 (&field)[N], std::string_view text) {
-  std::memset(field, 0, N);
-  std::memcpy(field, text.data(), std::min(text.size(), N - 1));
+  std::ranges::fill(field, __u8{0});
+  std::copy_n(text.begin(), std::min(text.size(), N - 1), field);
 }
 
 template <typename T>
@@ -363,8 +361,7 @@ int EmulatedCamera::dequeue_buffer(v4l2_buffer& buffer, std::unique_lock<std::mu
   }
   const std::uint32_t index = done_.front();
   done_.pop_front();
-  char wake_up = 0;
-  (void)::recv(client_, &wake_up, 1, MSG_DONTWAIT);
+  take_wake_up();
   describe(index, buffer);
   buffer.flags &= ~std::uint32_t{V4L2_BUF_FLAG_DONE};
   buffers_[index].place = Buffer::Place::idle;
@@ -385,9 +382,15 @@ int EmulatedCamera::stream_off(std::uint32_t type, std::unique_lock<std::mutex>&
   queued_.clear();
   done_.clear();
   std::ranges::fill(buffers_, Buffer{});
-  for (char wake_up = 0; ::recv(client_, &wake_up, 1, MSG_DONTWAIT) > 0;) {
+  while (take_wake_up()) {
   }
   return 0;
+}
+
+bool EmulatedCamera::take_wake_up() const noexcept {
+  char byte = 0;
+  // It does not block. NOLINTNEXTLINE(clang-analyzer-unix.BlockInCriticalSection)
+  return ::recv(client_, &byte, 1, MSG_DONTWAIT) > 0;
 }
 
 void EmulatedCamera::stop_streaming(std::unique_lock<std::mutex>& lock) {

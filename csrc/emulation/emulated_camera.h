@@ -81,6 +81,8 @@ class EmulatedCamera {
   void describe(std::uint32_t index, v4l2_buffer& buffer) const;
   void stop_streaming(std::unique_lock<std::mutex>& lock);
   void free_buffers();
+  // The client's descriptor has one byte to read for every buffer that waits.
+  bool take_wake_up() const noexcept;
 
   // The thread that is the device while it streams; choices do not change meanwhile.
   void stream();

@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstring>
+#include <new>
 #include <string_view>
 
 namespace molmoact2::emulation {
@@ -52,7 +53,14 @@ std::unique_ptr<FrameFile> FrameFile::open(const char* path, int& error) noexcep
     ::close(descriptor);
     return nullptr;
   }
-  std::unique_ptr<FrameFile> file(new FrameFile(descriptor, static_cast<const std::uint8_t*>(data), size));
+  std::unique_ptr<FrameFile> file(new (std::nothrow)
+                                      FrameFile(descriptor, static_cast<const std::uint8_t*>(data), size));
+  if (file == nullptr) {
+    error = ENOMEM;
+    ::munmap(data, size);
+    ::close(descriptor);
+    return nullptr;
+  }
   return file->read_header() ? std::move(file) : nullptr;
 }
 
@@ -126,8 +134,8 @@ bool FrameFile::still_holds(std::uint64_t number) const noexcept {
   return word(slot_of(number)) == guard_of(number);
 }
 
-bool FrameFile::claim() noexcept { return ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0; }
+bool FrameFile::claim() const noexcept { return ::flock(descriptor_, LOCK_EX | LOCK_NB) == 0; }
 
-void FrameFile::release() noexcept { ::flock(descriptor_, LOCK_UN); }
+void FrameFile::release() const noexcept { ::flock(descriptor_, LOCK_UN); }
 
 }  // namespace molmoact2::emulation

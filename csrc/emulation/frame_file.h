@@ -15,8 +15,8 @@ struct StoredFrame {
   std::uint64_t sequence = 0;
   std::int64_t time_ns = 0;  // CLOCK_MONOTONIC of the exposure
   bool damaged = false;
-  std::span<const std::uint8_t> pixels{};  // RGB, rows from the top
-  std::span<const std::uint8_t> jpeg{};    // empty: there is none
+  std::span<const std::uint8_t> pixels;  // RGB, rows from the top
+  std::span<const std::uint8_t> jpeg;    // empty: there is none
 };
 
 class FrameFile {
@@ -46,8 +46,8 @@ class FrameFile {
 
   // Nobody else may stream from the device until `release`; false: somebody else does. Works between
   // processes.
-  bool claim() noexcept;
-  void release() noexcept;
+  bool claim() const noexcept;
+  void release() const noexcept;
 
  private:
   FrameFile(int descriptor, const std::uint8_t* data, std::size_t size) noexcept

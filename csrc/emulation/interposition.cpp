@@ -89,7 +89,7 @@ class Devices {
 
 Devices& devices() {
   // Never destroyed: clients close their devices later than anything here could know.
-  static Devices* const instance = new Devices;
+  static auto* const instance = new Devices;
   return *instance;
 }
 
