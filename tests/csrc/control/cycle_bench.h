@@ -55,7 +55,10 @@ struct CycleBench {
   // Every joint is `slope` farther in each row, from 0 on.
   void push_ramp(std::size_t rows, double slope, std::int64_t observed_step) {
     std::vector<double> actions(rows * joints);
-    for (std::size_t i = 0; i < actions.size(); ++i) actions[i] = slope * static_cast<double>(i / joints);
+    for (std::size_t i = 0; i < actions.size(); ++i) {
+      const std::size_t row = i / joints;
+      actions[i] = slope * static_cast<double>(row);
+    }
     cycle.push(actions.data(), rows, {observed_step, cycle.run()});
   }
 
