@@ -21,8 +21,8 @@ $pip --no-deps 'torchvision==0.25.0' 'lerobot==0.4.4'
 $pip 'datasets>=4.0,<5' 'av>=15,<16' 'huggingface_hub<0.36' jsonlines packaging einops draccus==0.10.0 deepdiff termcolor \
   opencv-python-headless gymnasium pandas pyarrow pillow safetensors psutil
 $pip --no-deps accelerate 'diffusers<0.36'
-# What tools/clients/lerobot_so101.py drives servos with.
-$pip feetech-servo-sdk pyserial tqdm
+# What the scripts in tools/clients drive servos with.
+$pip feetech-servo-sdk 'dynamixel-sdk>=3.7.31,<3.9' pyserial tqdm
 
 "$directory/bin/python" -W ignore -c '
 import sys

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import dynamixel_sdk as sdk
 import pytest
 import rustypot
+from drivers.dynamixel.koch import make_arm, write_calibration
 from emulators.processes import EmulatorProcess, emulator
 
+REPOSITORY = Path(__file__).parents[3]
+LEROBOT_PYTHON = Path(os.environ.get("MOLMOACT2_LEROBOT_PYTHON", REPOSITORY / "build/lerobot-env/bin/python"))
+TICK_DEG = 360.0 / 4095.0
 BAUD = 1_000_000
 IDS = (1, 2, 3, 4, 5, 6)
 EXTENDED_POSITION = 4
@@ -264,3 +272,49 @@ def test_rustypot_reads_and_moves_small_servos(arm: EmulatorProcess) -> None:
         assert time.monotonic() < deadline, positions
     assert servos.sync_read_present_temperature(ids) == [30] * 4
     servos.close()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not LEROBOT_PYTHON.is_file(),
+    reason=f"no LeRobot at {LEROBOT_PYTHON}: run tools/setup_lerobot.sh, or name one with MOLMOACT2_LEROBOT_PYTHON",
+)
+def test_lerobot_and_our_driver_read_the_same_degrees_and_need_no_new_calibration(
+    arm: EmulatorProcess, tmp_path: Path
+) -> None:
+    calibration = write_calibration(tmp_path)
+    ours = make_arm(arm.address, calibration)
+    ours.connect()
+    ours.configure()  # puts the calibration into the servos, as LeRobot's own calibration does
+    ours.disconnect()
+    moves = {"shoulder_pan": 21.5, "elbow_flex": -33.0, "wrist_roll": 60.0, "gripper": 40.0}
+    options = [option for joint, goal in moves.items() for option in ("--move", f"{joint}={goal}")]
+    ran = subprocess.run(
+        [
+            str(LEROBOT_PYTHON),
+            "-W",
+            "ignore",
+            str(REPOSITORY / "tools/clients/lerobot_koch.py"),
+            arm.address,
+            str(calibration),
+            *options,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    theirs = json.loads(ran.stdout)
+    assert theirs["calibrated"]
+    assert theirs["found"] == {"1": 1060, "2": 1060, "3": 1200, "4": 1200, "5": 1200, "6": 1200}
+    for joint, goal in moves.items():
+        assert theirs["end"][f"{joint}.pos"] == pytest.approx(goal, abs=2 * TICK_DEG), joint
+    ours.connect()
+    ticks = ours.bus.read_many(IDS, "present_position")
+    assert list(ticks.values()) == list(theirs["end_raw"].values())
+    unconfigured = ours.read_state().positions
+    ours.configure()
+    assert ours.read_state().positions == pytest.approx(list(theirs["end"].values()), abs=1e-9)
+    assert unconfigured == pytest.approx(list(theirs["end"].values()), abs=1e-9)
+    ours.disconnect()
