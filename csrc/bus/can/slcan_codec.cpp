@@ -142,9 +142,8 @@ SlcanEvent SlcanParser::take(std::uint8_t byte, CanFrame& frame) noexcept {
   if (decode_slcan(text, frame)) {
     return SlcanEvent::frame;
   }
-  const bool garbled =
-      acknowledged || begins_frame(text[0]) ||
-      !std::all_of(text.begin(), text.end(), [](std::uint8_t c) { return c > 0x20 && c < 0x7F; });
+  const bool garbled = acknowledged || begins_frame(text[0]) ||
+                       !std::ranges::all_of(text, [](std::uint8_t c) { return c > 0x20 && c < 0x7F; });
   return garbled ? SlcanEvent::malformed : SlcanEvent::answer;
 }
 

@@ -13,7 +13,8 @@ namespace {
 
 constexpr std::array<int, 9> kBitrates{10'000,  20'000,  50'000,  100'000,  125'000,
                                        250'000, 500'000, 800'000, 1'000'000};
-constexpr Nanoseconds kSetUpTimeout = 200'000'000;
+// Short: while a lost bus is opened again, nobody repeats the other one's targets.
+constexpr Nanoseconds kSetUpTimeout = 50'000'000;
 // An adapter that refuses says so within this time; many say nothing when they agree.
 constexpr Nanoseconds kRefusalTimeout = 30'000'000;
 

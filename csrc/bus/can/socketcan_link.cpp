@@ -27,7 +27,7 @@ constexpr Nanoseconds kSecond = 1'000'000'000;
 constexpr Nanoseconds kQueueWait = 100'000;
 constexpr std::uint32_t kWatchedErrors = CAN_ERR_BUSOFF | CAN_ERR_CRTL | CAN_ERR_RESTARTED;
 
-std::string because(int error) { return std::string(std::strerror(error)); }
+std::string because(int error) { return {std::strerror(error)}; }
 
 Nanoseconds nanoseconds_of(const timespec& time) noexcept {
   return static_cast<Nanoseconds>(time.tv_sec) * kSecond + time.tv_nsec;

@@ -45,7 +45,7 @@ double length(const std::array<double, N>& values) noexcept {
 
 template <std::size_t N>
 bool is_finite(const std::array<double, N>& values) noexcept {
-  return std::all_of(values.begin(), values.end(), [](double value) { return std::isfinite(value); });
+  return std::ranges::all_of(values, [](double value) { return std::isfinite(value); });
 }
 
 template <std::size_t N>
