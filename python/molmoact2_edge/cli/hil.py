@@ -75,6 +75,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     asked = _asked(arguments)
     config = connected(arguments)
+    if config.driver == "sim":
+        raise InputError(
+            f"robot {config.name!r} is simulated and has no wire to test; --robot so101 --emulate has one"
+        )
     arguments.report.mkdir(parents=True, exist_ok=True)
     terminal = Terminal()
     checklist = Checklist(terminal.say)
