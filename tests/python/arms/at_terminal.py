@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -57,6 +57,12 @@ class Person:
                 raise AssertionError(
                     f"never showed what was waited for; showed at last:\n{self.screen[-3000:]}"
                 )
+
+    def rows(self, begins: Sequence[str]) -> list[list[str]]:
+        """Return the newest complete table whose rows begin with these words, as words."""
+        found = re.findall(rf"^(?:{'|'.join(begins)}) .*\S *$", self.screen[-8000:], re.MULTILINE)
+        complete = len(found) // len(begins) * len(begins)
+        return [row.split() for row in found[complete - len(begins) : complete]]
 
     def types(self, keys: str) -> None:
         """Press keys."""

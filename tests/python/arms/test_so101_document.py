@@ -100,7 +100,7 @@ def calibrates(reader: Reader, person: Person) -> None:
     person.answers("Middle pose [")
     person.sees("Step 2 of 3")
     reader.arm.fault("sweep")
-    person.watches(lambda screen: len(re.findall(r"good *$", screen[-900:], re.MULTILINE)) >= 5)
+    person.watches(lambda _: [row[-1] for row in person.rows(JOINTS)].count("good") == 5)
     reader.arm.fault("clear sweep")
     reader.arm.fault("middle duration=3")
     time.sleep(3.5)
