@@ -33,7 +33,6 @@ using namespace bus::feetech;
 using bus::LinkStatus;
 using control::Command;
 using control::JointVector;
-using control::kMaxJoints;
 using control::MeasuredState;
 using control::monotonic_now;
 using control::Nanoseconds;
@@ -566,12 +565,12 @@ void bind_port(py::module_& module) {
 
 }  // namespace
 
-void bind_feetech(py::module_& parent) {
-  py::module_ module = parent.def_submodule("feetech", "Feetech servos: packets, tables, bus and port.");
-  bind_codec(module);
-  bind_models(module);
-  bind_bus(module);
-  bind_port(module);
+void bind_feetech(py::module_& module) {
+  py::module_ feetech = module.def_submodule("feetech", "Feetech servos: packets, tables, bus and port.");
+  bind_codec(feetech);
+  bind_models(feetech);
+  bind_bus(feetech);
+  bind_port(feetech);
 }
 
 }  // namespace molmoact2::bindings

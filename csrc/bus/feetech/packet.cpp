@@ -32,7 +32,7 @@ class PacketWriter {
   PacketWriter& add(std::span<const std::uint8_t> bytes) noexcept {
     fits_ = fits_ && count_ + bytes.size() <= kMaxParameters;
     if (fits_) {
-      std::copy(bytes.begin(), bytes.end(), packet_.bytes_.begin() + static_cast<std::ptrdiff_t>(5 + count_));
+      std::ranges::copy(bytes, packet_.bytes_.begin() + static_cast<std::ptrdiff_t>(5 + count_));
       count_ += bytes.size();
     }
     return *this;
@@ -108,8 +108,7 @@ bool StatusParser::skip_echo() noexcept {
     return true;
   }
   const std::size_t count = std::min(end_ - begin_, echo_size_);
-  const auto arrived = buffer_.begin() + static_cast<std::ptrdiff_t>(begin_);
-  if (std::equal(arrived, arrived + static_cast<std::ptrdiff_t>(count), echo_.begin())) {
+  if (std::ranges::equal(std::span(buffer_).subspan(begin_, count), std::span(echo_).first(count))) {
     if (count < echo_size_) {
       return false;
     }

@@ -13,6 +13,7 @@
 #include <cerrno>
 #include <cstring>
 #include <ctime>
+#include <string_view>
 #include <utility>
 
 namespace molmoact2::bus {
@@ -21,10 +22,10 @@ using control::Nanoseconds;
 
 namespace {
 
-std::string because(int error) { return std::string(std::strerror(error)); }
+std::string because(int error) { return {std::strerror(error)}; }
 
 // What to do about a path that does not open.
-std::string open_advice(int error) {
+std::string_view open_advice(int error) {
   switch (error) {
     case ENOENT:
     case ENODEV:
@@ -93,7 +94,9 @@ bool SerialLink::open(std::string& error) noexcept {
   }
   const int opened = ::open(path_.c_str(), O_RDWR | O_NOCTTY | O_NONBLOCK | O_CLOEXEC);
   if (opened < 0) {
-    error = "cannot open " + path_ + ": " + because(errno) + open_advice(errno);
+    const int failure = errno;
+    error = "cannot open " + path_ + ": " + because(failure);
+    error += open_advice(failure);
     return false;
   }
   const std::string wrong = set_up(opened, baud_);

@@ -237,7 +237,7 @@ CASE("an error that a servo reports twice stops the commands, one report alone i
     CHECK(bench.port->read(state) == PortStatus::ok);
     CHECK_EQ(bench.port->counters(1).errors.load(), error);
     CHECK(bench.port->write({}) == PortStatus::failed);
-    bench.port->reset();
+    (*bench.port).reset();
     CHECK(bench.port->write({}) == PortStatus::ok);
     CHECK_EQ(bench.port->counters(1).errors.load(), 0);
   }
