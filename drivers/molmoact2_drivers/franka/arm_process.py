@@ -132,6 +132,7 @@ class ArmSession:
             self._say({"event": "fault", "error": f"{error}"})
         finally:
             self._phase = READING
+            gc.collect()  # a fault leaves cycles behind; now nothing moves that would wait
         return motion.pending
 
     def _read(self) -> FciState:
@@ -179,6 +180,7 @@ class _Motion:
         self._torque: Vector = np.zeros(JOINTS)
         self._cycles_left = _REST_CYCLES
         self._time_ms = 0
+        self._success_rate = 0.0
         self.begun = False
         self.pending: Request | None = None
 
@@ -194,9 +196,7 @@ class _Motion:
                 self._path.rest()
         else:
             self._cycles_left -= 1
-        elapsed_ms = min(max(state.time_ms - self._time_ms, 1), _ELAPSED_MAX_MS)
-        self._time_ms = state.time_ms
-        command = self._follow(elapsed_ms) if self._following else self._give_way(state)
+        command = self._follow(state) if self._following else self._give_way(state)
         rested = not self._following or self._path.resting or self._cycles_left <= 0
         return command, self.pending is not None and rested
 
@@ -211,13 +211,21 @@ class _Motion:
         self.begun = True
         session._say({"event": "answer"})
 
-    def _follow(self, elapsed_ms: int) -> Vector:
+    def _follow(self, state: FciState) -> Vector:
         session = self._session
         target = session._memory.read_target()
         if target is not None and target.sequence != session._taken:
             session._taken = target.sequence
             self._path.aim(np.array(target.positions))
-        return self._path.step(elapsed_ms)
+        elapsed_ms = min(max(state.time_ms - self._time_ms, 1), _ELAPSED_MAX_MS)
+        # Either a state was lost on the way here, or a command on the way there.
+        lost = elapsed_ms > 1 or state.success_rate < self._success_rate
+        self._time_ms, self._success_rate = state.time_ms, state.success_rate
+        if not lost:
+            return self._path.step()
+        arm = (state.commanded, state.commanded_velocities, state.commanded_accelerations)
+        position, velocity, acceleration = map(np.array, arm)
+        return self._path.step(elapsed_ms, (position, velocity, acceleration))
 
     def _give_way(self, state: FciState) -> Vector:
         wanted = -_DAMPING * np.array(state.velocities)

@@ -43,6 +43,9 @@ class FciState:
     velocities: tuple[float, ...]
     torques: tuple[float, ...]
     commanded: tuple[float, ...]
+    """Positions that the arm was told to have, and goes to."""
+    commanded_velocities: tuple[float, ...]
+    commanded_accelerations: tuple[float, ...]
     errors: Any
     """libfranka's flags: true where there is one; as text, their names."""
 
@@ -251,5 +254,7 @@ def _state(state: Any) -> FciState:
         velocities=tuple(state.dq),
         torques=tuple(state.tau_J),
         commanded=tuple(state.q_d),
+        commanded_velocities=tuple(state.dq_d),
+        commanded_accelerations=tuple(state.ddq_d),
         errors=state.current_errors,
     )

@@ -76,6 +76,52 @@ def test_no_targets_make_a_command_that_the_arm_refuses(arm: str, data: st.DataO
     assert (np.abs(jerk) <= limits.jerk * (1 + 1e-3)).all()
 
 
+@given(
+    seed=st.integers(0, 10_000),
+    lost_states=st.floats(0.0, 0.02),
+    lost_commands=st.floats(0.0, 0.05),
+    outage=st.integers(1, 4),
+)
+@settings(max_examples=8, deadline=None)
+def test_lost_packets_make_no_jump(seed: int, lost_states: float, lost_commands: float, outage: int) -> None:
+    draw = np.random.default_rng(seed)
+    path = TargetPath(ARMS["fr3"], 0.01)
+    path.begin(READY)
+    arm = ArmMotion(FR3, tuple(READY.tolist()))
+    arm.begin(Drive.POSITION)
+    errors, silent_ms, cut_ms, missed = [], 0, 0, False
+    goal = READY
+    for millisecond in range(2000):
+        if millisecond % 10 == 0 and millisecond < 1500:
+            goal = READY + 0.3 * np.sin(0.003 * millisecond + np.arange(7)) - 0.3 * np.sin(np.arange(7))
+            path.aim(goal)
+        silent_ms += 1
+        cut_ms = max(cut_ms - 1, outage if millisecond < 1500 and draw.random() < lost_states else 0)
+        error = None
+        if cut_ms > 0 or (millisecond < 1500 and draw.random() < lost_commands):
+            if cut_ms == 0:  # the state came, and the answer to it is lost
+                path.step(silent_ms, _told(arm) if missed or silent_ms > 1 else None)
+                silent_ms = 0
+            missed = True
+            error = arm.extrapolate()
+        else:
+            command = path.step(silent_ms, _told(arm) if missed or silent_ms > 1 else None)
+            silent_ms, missed = 0, False
+            error = arm.follow(tuple(command.tolist()))
+        if error is not None:
+            errors.append((millisecond, error))
+    assert errors == []
+    assert arm.q_d == pytest.approx(goal, abs=1e-6)
+
+
+def _told(arm: ArmMotion) -> tuple[Vector, Vector, Vector]:
+    """What a state says of the arm's commanded motion: in float32."""
+    position, velocity, acceleration = (
+        np.array(values, dtype=np.float32).astype(np.float64) for values in (arm.q_d, arm.dq_d, arm.ddq_d)
+    )
+    return position, velocity, acceleration
+
+
 @pytest.mark.parametrize("rate_hz", [15, 50, 100])
 def test_a_smooth_motion_is_followed_smoothly_and_with_a_known_delay(rate_hz: int) -> None:
     every = round(1000 / rate_hz)
