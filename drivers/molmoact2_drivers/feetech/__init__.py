@@ -11,7 +11,7 @@ from molmoact2_drivers.calibration import (
     find_calibration,
     load_calibration,
 )
-from molmoact2_drivers.feetech.arm import SoArm
+from molmoact2_drivers.feetech.arm import READ_BUDGET_S, SoArm
 from molmoact2_drivers.feetech.bus import (
     BAUDS,
     DEFAULT_BAUD,
@@ -45,6 +45,9 @@ __all__ = [
 ]
 
 
+_SHARE_OF_PERIOD = 0.6
+
+
 def from_config(config: RobotConfig) -> SoFollower:
     """Return the follower of a configuration's ``connection``, not yet connected.
 
@@ -66,7 +69,14 @@ def from_config(config: RobotConfig) -> SoFollower:
             f"{config.name}: which port? --port /dev/ttyACM0, say; `molmoact2-edge find-port` finds it"
         )
     calibration = _calibration(config.driver, ArmRole.FOLLOWER, name, None if file is None else Path(file))
-    return SoFollower(port, calibration, baud=DEFAULT_BAUD if baud is None else baud, name=config.name)
+    return SoFollower(
+        port,
+        calibration,
+        baud=DEFAULT_BAUD if baud is None else baud,
+        name=config.name,
+        # A tick has other things to do, too.
+        read_budget_s=min(READ_BUDGET_S, _SHARE_OF_PERIOD / config.loop.rate_hz),
+    )
 
 
 def open_leader(

@@ -36,10 +36,12 @@ from molmoact2_edge.errors import InputError, RobotError
 _RATE_MAX_HZ = 250.0  # an exchange takes 1 to 2 ms with a USB adapter
 _SERVO_SPEED = 300.0  # degrees/s: an STS3215 at 7.4 V does about 50 turns a minute
 _BLOCK_EVERY = 5  # of the loop's reads: temperatures and currents change slowly
-_READ_BUDGET_S = 0.006
 _ANSWER_SLACK_S = 0.003
 _MEASURE_TIMEOUT_S = 0.25
 _PATIENCE_S = 5.0
+
+READ_BUDGET_S = 0.006
+"""Enough for an exchange, a lost packet and the exchange again."""
 
 PROTECTIVE_ERRORS = frozenset({"overload", "current", "temperature", "angle"})
 """Errors with which a servo lets go by itself, or does not know where it is."""
@@ -59,8 +61,9 @@ class SoArm(ABC):
         *,
         baud: int = DEFAULT_BAUD,
         name: str = "so101",
+        read_budget_s: float = READ_BUDGET_S,
     ) -> None:
-        """`name` is for messages.
+        """`name` is for messages; `read_budget_s` is what one read of the loop may take with its retries.
 
         Raises:
             InputError: the calibration is not one of an SO arm.
@@ -87,7 +90,7 @@ class SoArm(ABC):
             ],
             homing_offsets=[joint.homing_offset for joint in calibration.values()],
             block_every=_BLOCK_EVERY,
-            read_budget_s=_READ_BUDGET_S,
+            read_budget_s=read_budget_s,
             answer_slack_s=_ANSWER_SLACK_S,
         )
         self._reconnector: core.Reconnector | None = None

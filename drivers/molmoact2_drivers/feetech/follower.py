@@ -76,7 +76,10 @@ class SoFollower(SoArm):
         self.bus.set_torque([joint.id], Torque.ON)
 
     def _stop(self, policy: StopPolicy) -> None:
-        if policy is StopPolicy.HOLD:
+        if policy is StopPolicy.HOLD and self._life_cycle is LifeCycle.ACTIVE:
+            for joint in self.calibration.values():
+                self._hold_here(joint)
+        elif policy is StopPolicy.HOLD:
             self._hold()
         else:
             torque = Torque.DAMPED if policy is StopPolicy.DAMP else Torque.OFF
@@ -102,7 +105,8 @@ class SoFollower(SoArm):
                 errors = self._protective_errors(joint.id)
             if errors:
                 raise RobotError(
-                    f"{self.name}: {name} (servo {joint.id}) still reports {', '.join(sorted(errors))}; wait, then recover"
+                    f"{self.name}: {name} (servo {joint.id}) still reports {', '.join(sorted(errors))}; "
+                    "wait, then recover"
                 )
 
     def _protective_errors(self, servo: int) -> frozenset[str]:
