@@ -76,7 +76,7 @@ def with_cameras(config: RobotConfig, given: Sequence[str]) -> RobotConfig:
             f"robot {config.name!r} has no camera {', '.join(unknown)}; it has {', '.join(config.cameras)}"
         )
     cameras = {
-        name: replace(camera, source=str(sources.get(name, camera.source) or "") or None)
+        name: replace(camera, source=sources.get(name, camera.source))
         for name, camera in config.cameras.items()
     }
     return replace(config, cameras=cameras)
@@ -89,21 +89,25 @@ class HardwareScenario:
     :meth:`open` on.
     """
 
-    def __init__(self, config: RobotConfig, judge: TableJudge | None = None) -> None:
+    def __init__(self, config: RobotConfig, judge: Path | None = None) -> None:
+        """``judge`` is the socket of an emulated table's judge."""
         from molmoact2_drivers.cameras import open_cameras
 
         self.config = config
         self.robot = make_robot(config)
         self.cameras: dict[str, Camera] = dict(open_cameras(config))
-        self._judge = judge
+        self._judge_path = judge
+        self._judge: TableJudge | None = None
 
     @property
     def judged(self) -> bool:
         """Whether outcomes say something about the task."""
-        return self._judge is not None
+        return self._judge_path is not None
 
     def open(self) -> None:
         """Connect the cameras first: what has no eyes is not switched on."""
+        if self._judge_path is not None:
+            self._judge = TableJudge(self._judge_path)
         for camera in self.cameras.values():
             camera.connect()
         self.robot.connect()
@@ -155,7 +159,7 @@ def open_hardware(config: RobotConfig, judge: Path | None = None) -> HardwareSce
     Raises:
         InputError: an option is not usable. MissingExtraError: a library is missing. RobotError: a device is not there.
     """
-    scenario = HardwareScenario(config, None if judge is None else TableJudge(judge))
+    scenario = HardwareScenario(config, judge)
     try:
         scenario.open()
     except BaseException:
