@@ -119,7 +119,12 @@ class GatedArm:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.finish()
+        try:
+            self.finish()
+        except RobotError:
+            # An arm that is gone cannot be stopped either; why it is gone says more.
+            if error is None:
+                raise
 
     def start(self) -> None:
         """Begin a run: the arm is held where it is until a target comes.

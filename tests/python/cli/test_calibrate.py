@@ -63,6 +63,7 @@ def as_json(path: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.slow
 def test_a_new_arm_is_calibrated_in_lerobot_s_format(home: dict[str, str], tmp_path: Path) -> None:
     truth = tmp_path / "truth.json"
     with arm_with_ids("--calibration", str(truth)) as arm:
@@ -87,6 +88,7 @@ def test_a_new_arm_is_calibrated_in_lerobot_s_format(home: dict[str, str], tmp_p
     assert not list(folder(home).glob("*.progress"))
 
 
+@pytest.mark.slow
 def test_an_interrupted_calibration_changes_nothing_and_goes_on(home: dict[str, str]) -> None:
     with arm_with_ids() as arm:
         before = _registers(arm)
@@ -172,6 +174,7 @@ def test_servos_that_differ_from_the_file_are_shown_and_written_when_asked(home:
         assert run_command(*command(arm, "--check"), env=home).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_new_calibration_keeps_the_one_before(home: dict[str, str]) -> None:
     place = folder(home) / "mine.json"
     place.parent.mkdir(parents=True)

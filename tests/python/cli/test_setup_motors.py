@@ -30,6 +30,7 @@ def state(tmp_path: Path) -> dict[str, str]:
     return {"XDG_STATE_HOME": str(tmp_path)}
 
 
+@pytest.mark.slow
 def test_an_unpacked_arm_gets_its_ids_with_a_pause_in_between(state: dict[str, str]) -> None:
     with emulator("so101", "--unpacked", "--unpaced") as arm:
         command = ("setup-motors", "--robot", "so101", "--port", arm.address)
