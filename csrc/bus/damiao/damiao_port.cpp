@@ -142,11 +142,13 @@ void DamiaoPort::take(std::size_t bus, const CanFrame& frame) noexcept {
     const bool asked =
         question_.about != Question::About::nothing && question_.joint == i && !question_.answered;
     RegisterReply reply;
-    if (asked && question_.about == Question::About::reg && decode_register_reply(frame, joint.id, reply) &&
-        reply.action == question_.action &&
-        (reply.action == RegisterAction::save || reply.address == question_.address)) {
-      question_.answered = true;
-      question_.value = reply.value;
+    if (decode_register_reply(frame, joint.id, reply)) {
+      // Also one that nobody waits for any more: as a feedback it would be a motor at the end of its range.
+      if (asked && question_.about == Question::About::reg && reply.action == question_.action &&
+          (reply.action == RegisterAction::save || reply.address == question_.address)) {
+        question_.answered = true;
+        question_.value = reply.value;
+      }
       return;
     }
     MotorFeedback feedback;

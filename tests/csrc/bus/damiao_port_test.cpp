@@ -371,6 +371,21 @@ CASE("registers are read, written and saved, and what a motor does not take is t
   CHECK(!bench.port->command(8, MotorCommand::set_zero));
 }
 
+CASE("a register's reply that comes too late is no feedback") {
+  const Bench bench(1);
+  bench.open();
+  for (int i = 0; i < 3; ++i) {
+    CanFrame late = register_frame(1, RegisterAction::read, 21, 0);
+    late.id = 0x11;
+    late.time = monotonic_now();
+    bench.buses[0]->push(late);
+  }
+  MeasuredState state;
+  REQUIRE(bench.port->read(state) == PortStatus::ok);
+  CHECK_NEAR(state.positions[0], 0.0, 25.0 / 65535 * kDegrees);
+  CHECK_EQ(bench.port->report().motors[0].doubted, 1U);  // the first feedback of all
+}
+
 CASE("a tick takes no memory and no lock, whatever the motors do") {
   DamiaoOptions options = options_for(2);
   options.weights.push_back(
