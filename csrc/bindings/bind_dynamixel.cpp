@@ -194,8 +194,8 @@ py::tuple exchange(DynamixelBus& bus, int id, int instruction, const py::bytes& 
   }
   const std::span<std::uint8_t> data = std::span(room).first(static_cast<std::size_t>(size));
   const Nanoseconds deadline = deadline_after(timeout_s);
-  const Answer answer = with_turn<Answer>(bus, deadline, Answer{},
-                                          [&] { return bus.exchange(target, what, sent, data, deadline); });
+  const auto answer = with_turn<Answer>(bus, deadline, Answer{},
+                                        [&] { return bus.exchange(target, what, sent, data, deadline); });
   return py::make_tuple(name(answer.status), answer.error,
                         answer.status == ExchangeStatus::ok ? to_bytes(data) : py::bytes());
 }

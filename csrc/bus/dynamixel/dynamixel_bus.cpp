@@ -48,9 +48,10 @@ ExchangeStatus DynamixelBus::begin(std::uint8_t id, Instruction instruction,
   arrived_ = 0;
   // A request that is too long never came about: every caller's size is bounded.
   const LinkStatus sent = link_.write(std::span(request_).first(size), deadline);
-  return sent == LinkStatus::ok          ? ExchangeStatus::ok
-         : sent == LinkStatus::timed_out ? ExchangeStatus::timed_out
-                                         : ExchangeStatus::lost;
+  if (sent == LinkStatus::lost) {
+    return ExchangeStatus::lost;
+  }
+  return sent == LinkStatus::ok ? ExchangeStatus::ok : ExchangeStatus::timed_out;
 }
 
 ExchangeStatus DynamixelBus::receive(Packet& packet, Nanoseconds deadline, std::size_t expected) noexcept {

@@ -70,7 +70,7 @@ class DynamixelBus {
                       control::Nanoseconds deadline) noexcept;
   // Pings everybody and calls `found(id, model, firmware)` for each answer until the deadline.
   template <typename Found>
-  ExchangeStatus broadcast_ping(control::Nanoseconds deadline, Found&& found) {
+  ExchangeStatus broadcast_ping(control::Nanoseconds deadline, const Found& found) {
     Packet packet;
     if (begin(kBroadcastId, Instruction::ping, {}, kMaxPacketBytes, deadline) != ExchangeStatus::ok) {
       return ExchangeStatus::lost;

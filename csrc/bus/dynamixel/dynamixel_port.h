@@ -124,7 +124,7 @@ class DynamixelPort final : public control::Port {
  private:
   // With the turn: reads all blocks within `limit`; true when any came.
   bool read_all(control::Nanoseconds limit) noexcept;
-  void take(std::size_t joint, const Block& block) noexcept;
+  void take(std::size_t index, const Block& block) noexcept;
   bool complete() const noexcept;
 
   std::shared_ptr<DynamixelBus> bus_;

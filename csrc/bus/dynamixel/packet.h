@@ -49,9 +49,8 @@ std::size_t encode(std::uint8_t id, Instruction instruction, std::span<const std
 
 struct Packet {
   std::uint8_t id = 0;
-  Instruction instruction{};  // any byte may have come
-  std::span<const std::uint8_t>
-      parameters{};  // without stuffing and CRC; of a status, the error is the first
+  Instruction instruction = Instruction::ping;  // any byte may have come
+  std::span<const std::uint8_t> parameters;  // without stuffing and CRC; of a status, the error is the first
 
   // One packet from several servos: [error id data crc] for each, the last crc being the packet's own.
   bool is_combined() const noexcept { return id == kBroadcastId && instruction == Instruction::status; }

@@ -151,8 +151,8 @@ class FakeServos {
       if (request.instruction == Instruction::ping) {
         data.insert(data.end(), {table[0], table[1], table[6]});
       } else if (request.instruction == Instruction::read) {
-        const auto from = table.begin() + static_cast<std::ptrdiff_t>(word(parameters, 0));
-        data.insert(data.end(), from, from + static_cast<std::ptrdiff_t>(word(parameters, 2)));
+        const std::uint8_t* const from = table.data() + word(parameters, 0);
+        data.insert(data.end(), from, from + word(parameters, 2));
       } else if (request.instruction == Instruction::write) {
         write(id, word(parameters, 0), parameters.subspan(2));
       }
@@ -173,8 +173,8 @@ class FakeServos {
                    0x55};
     for (const Wanted& one : wanted) {
       if (!there(one.id)) break;
-      const auto from = tables_[one.id].begin() + static_cast<std::ptrdiff_t>(one.address);
-      const Bytes data(from, from + static_cast<std::ptrdiff_t>(one.size));
+      const std::uint8_t* const from = tables_[one.id].data() + one.address;
+      const Bytes data(from, from + one.size);
       if (fast) {
         combined.insert(combined.end(), {static_cast<std::uint8_t>(error), one.id});
         combined.insert(combined.end(), data.begin(), data.end());
