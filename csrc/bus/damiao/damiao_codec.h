@@ -90,8 +90,8 @@ struct RegisterReply {
   std::uint32_t value = 0;  // of a save's reply: 0
 };
 
-// Whether the frame answers such a question to `id`. A feedback can look like a reply where its motor is
-// disabled and stands near the end of its range: so this is asked only while a question is open.
+// Whether the frame answers such a question to `id`. A feedback can look like a reply only where its motor is
+// disabled and stands within 0.3 % of the lower end of its range.
 bool decode_register_reply(const CanFrame& frame, std::uint32_t id, RegisterReply& reply) noexcept;
 
 }  // namespace molmoact2::bus

@@ -6,56 +6,33 @@ before the motors' own timeout. Python asks, sets modes and reads registers; it 
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from molmoact2_drivers.protocol import (
-    Joint,
-    JointUnit,
-    LifeCycle,
-    Measurement,
-    RobotCapabilities,
-    RobotState,
-    StopPolicy,
-)
-from molmoact2_drivers.yam.discovery import MotorIdentity, open_bus
-from molmoact2_drivers.yam.registers import CONTROL_MODE, MIT_MODE, TIMEOUT
-from molmoact2_drivers.yam.settings import FEEDBACK_OFFSET, JOINTS, ArmSettings, MotorSettings, YamSettings
+from molmoact2_drivers.protocol import LifeCycle, RobotCapabilities, RobotState, StopPolicy
+from molmoact2_drivers.yam.arm_joints import capabilities, make_port, motor_places
+from molmoact2_drivers.yam.discovery import MotorIdentity
+from molmoact2_drivers.yam.fault_text import FIRST_ERROR, fault_text, gone_text, names, status_text
+from molmoact2_drivers.yam.identification import identify
+from molmoact2_drivers.yam.registers import CONTROL_MODE, MIT_MODE, TIMEOUT, Register
+from molmoact2_drivers.yam.settings import YamSettings
 from molmoact2_edge.errors import InputError, RobotError
 
 if TYPE_CHECKING:
-    from molmoact2_edge._core.damiao import CanBus, DamiaoJoint, DamiaoPort, DamiaoReport, MotorReport
+    from molmoact2_edge._core.damiao import DamiaoPort, DamiaoReport
 
-RANGES = (
-    (-2.618, 3.142),
-    (0.0, 3.665),
-    (0.0, 3.142),
-    (-1.693, 1.571),
-    (-1.571, 1.571),
-    (-2.094, 2.094),
-)
-"""rad: what the joints of an arm can do."""
-
-_DEGREES = 180.0 / math.pi
 _ENABLED = 1
-_FIRST_ERROR = 8
-_LINK_LOST = 0xD
-_KEEP_PERIOD_S = 0.02
-_SILENCE_S = 0.1  # after the motors' own timeout
 _FEEDBACK_S = 1.0
 _REOPEN_S = 2.0
 _LOOK_S = 0.005
 _WRITE_S = 0.1
-_FRAMES_PER_ARM = 2 * len(JOINTS)
-_FRAME_S = 130e-6  # of eight bytes at 1 Mbit/s, stuffed
-_LINE_BYTES = 22  # of such a frame as slcan writes it
+_ATTEMPTS = 4
+_PAUSE_S = 0.05
 _GRIPPER_SLACK = 10.0  # percent beyond closed and open that a gripper's fingers give way
-_MAX_COMMAND_RATE_HZ = 500.0
 
 
 class YamRobot:
@@ -68,8 +45,7 @@ class YamRobot:
         self._life_cycle = LifeCycle.DISCONNECTED
         self._fault: str | None = None
         self._port: DamiaoPort | None = None
-        self._motors = [(arm, motor) for arm in settings.arms for motor in settings.motors]
-        self._names = tuple(f"{arm.prefix}{joint}" for arm in settings.arms for joint in JOINTS)
+        self._places = motor_places(settings)
         self.identities: dict[str, MotorIdentity] = {}
         """Who answered when it was connected, by joint."""
 
@@ -81,15 +57,7 @@ class YamRobot:
     @property
     def capabilities(self) -> RobotCapabilities:
         """What the arms can do; complete from the beginning."""
-        serial_s = 0.0
-        if any(arm.is_slcan for arm in self._settings.arms):
-            serial_s = len(JOINTS) * _LINE_BYTES * 10.0 / self._settings.baud
-        return RobotCapabilities(
-            tuple(joint for arm in self._settings.arms for joint in self._joints(arm)),
-            command_rate_max_hz=min(_MAX_COMMAND_RATE_HZ, 1.0 / (_FRAMES_PER_ARM * _FRAME_S + serial_s)),
-            measures=frozenset({Measurement.VELOCITY, Measurement.TEMPERATURE}),
-            stop_policies=frozenset(StopPolicy),
-        )
+        return capabilities(self._settings)
 
     @property
     def life_cycle(self) -> LifeCycle:
@@ -111,8 +79,8 @@ class YamRobot:
             RobotError: a bus does not open, a motor does not answer, or its scales are not those of the robot file.
         """
         self._require(LifeCycle.DISCONNECTED)
-        self.identities = self._identify()
-        self._port = port = self._make_port()
+        self.identities = identify(self._settings)
+        self._port = port = make_port(self._settings, self._exchange_timeout_s)
         error = port.open()
         if error is not None:
             self._port = None
@@ -124,7 +92,7 @@ class YamRobot:
             port.close()
             self._port = None
             raise RobotError(
-                f"{self.name}: no feedback from {self._list(silent)}; check their power and the wiring"
+                f"{self.name}: no feedback from {names(self._places, silent)}; check their power and the wiring"
             )
         self._life_cycle, self._fault = LifeCycle.CONNECTED, None
 
@@ -138,12 +106,12 @@ class YamRobot:
         port = self._open_port()
         for index, motor in enumerate(port.report()["motors"]):
             # A session that ended leaves its motors with link_lost: they braked by themselves, as they should.
-            if motor["status"] >= _FIRST_ERROR and not port.command(index, "clear_error"):
+            if motor["status"] >= FIRST_ERROR and not self._insist(index, "clear_error"):
                 raise RobotError(
-                    self._about(index, f"has an error that stays: {self._status_text(motor['status'])}")
+                    f"{self._places[index]} has an error that stays: {status_text(motor['status'])}"
                 )
-            self._set_register(index, CONTROL_MODE.address, CONTROL_MODE.name, MIT_MODE)
-            self._set_register(index, TIMEOUT.address, TIMEOUT.name, self._settings.timeout_counts)
+            self._set_register(index, CONTROL_MODE, MIT_MODE)
+            self._set_register(index, TIMEOUT, self._settings.timeout_counts)
         port.clear_faults()
         self._check_grippers(port.report())
         self._life_cycle = LifeCycle.CONFIGURED
@@ -178,8 +146,8 @@ class YamRobot:
         """Sends joint targets once, unfiltered: (n,) finite. ACTIVE."""
         self._require(LifeCycle.ACTIVE)
         wanted = np.array(positions, dtype=np.float64)
-        if wanted.shape != (len(self._names),) or not np.isfinite(wanted).all():
-            raise InputError(f"targets are {len(self._names)} finite joint positions; got {positions!r}")
+        if wanted.shape != (len(self._places),) or not np.isfinite(wanted).all():
+            raise InputError(f"targets are {len(self._places)} finite joint positions; got {positions!r}")
         deadline = time.monotonic() + _WRITE_S
         # The wire may be in use for a moment: the keeper's exchange, which no loop keeps away while none runs.
         while not self._open_port().write(wanted):
@@ -200,12 +168,14 @@ class YamRobot:
         ):
             return
         broken = self._life_cycle is LifeCycle.ERROR
+        mode = "hold" if policy is StopPolicy.HOLD else "damp"
         if policy is StopPolicy.TORQUE_OFF:
             self._switch_off(must=not broken)
-        elif broken:
-            self._port.set_mode("hold" if policy is StopPolicy.HOLD else "damp")
+        elif broken or self._port.report()["mode"] != "listen":
+            # Motors that are on already: nothing to wait for, whoever may be silent.
+            self._port.set_mode(mode)
         else:
-            self._drive("hold" if policy is StopPolicy.HOLD else "damp")
+            self._drive(mode)
         if not broken:
             self._life_cycle = LifeCycle.CONFIGURED
 
@@ -220,14 +190,14 @@ class YamRobot:
         port = self._open_port()
         closed = self._wait_for(lambda report: [not bus["open"] for bus in report["buses"]], _REOPEN_S)
         if closed:
-            raise RobotError(f"{self.name}: {self._gone(port.report()) or 'a bus is closed'}")
+            raise RobotError(f"{self.name}: {gone_text(port.report()) or 'a bus is closed'}")
         port.set_mode("hold")
         for index, motor in enumerate(port.report()["motors"]):
             if motor["fault"] is None and not motor["silent"] and motor["status"] == _ENABLED:
                 continue
-            if not port.command(index, "clear_error") or not port.command(index, "enable"):
+            if not self._insist(index, "clear_error") or not self._insist(index, "enable"):
                 status = port.report()["motors"][index]["status"]
-                raise RobotError(self._about(index, f"does not come back: {self._status_text(status)}"))
+                raise RobotError(f"{self._places[index]} does not come back: {status_text(status)}")
         port.clear_faults()
         self._life_cycle, self._fault = LifeCycle.CONFIGURED, None
 
@@ -244,110 +214,31 @@ class YamRobot:
         """Return what is known about motors and buses, counters included. CONNECTED, CONFIGURED, ACTIVE, ERROR."""
         return self._open_port().report()
 
-    # --- connecting ---
+    # --- configuring ---
 
-    def _joints(self, arm: ArmSettings) -> list[Joint]:
-        joints = []
-        for joint, (low, high), motor in zip(JOINTS, RANGES, self._settings.motors, strict=False):
-            joints.append(
-                Joint(
-                    f"{arm.prefix}{joint}",
-                    JointUnit.DEGREES,
-                    low * _DEGREES,
-                    high * _DEGREES,
-                    motor.vmax * _DEGREES,
-                )
+    def _set_register(self, index: int, register: Register, value: int) -> None:
+        port, wanted = self._open_port(), register.encode(value)
+
+        def holds() -> bool:
+            return port.read_register(index, register.address) == wanted or (
+                port.write_register(index, register.address, wanted)
+                and port.read_register(index, register.address) == wanted
             )
-        speed = abs(100.0 / (arm.gripper_open - arm.gripper_closed)) * self._settings.motors[-1].vmax
-        joints.append(Joint(f"{arm.prefix}{JOINTS[-1]}", JointUnit.PERCENT, 0.0, 100.0, speed))
-        return joints
 
-    def _identify(self) -> dict[str, MotorIdentity]:
-        identities = {}
-        for arm in self._settings.arms:
-            if arm.port is None:
-                key = f"connection.{arm.prefix.rstrip('_')}.port" if arm.prefix else "connection.port"
-                raise InputError(
-                    f"{key}: not given; the path of an slcan adapter, or a CAN interface such as can0"
-                )
-            with open_bus(arm.port, self._settings.baud, self._settings.bitrate) as bus:
-                found = {joint: bus.identify(motor.id) for joint, motor in self._expected(arm)}
-            missing = [str(motor.id) for joint, motor in self._expected(arm) if found[joint] is None]
-            if missing:
-                raise RobotError(
-                    f"{arm.port}: no answer from motor {', '.join(missing)}; check their power (24 V) and the wiring"
-                )
-            for joint, motor in self._expected(arm):
-                identity = found[joint]
-                assert identity is not None
-                _check(arm, joint, motor, identity)
-                identities[joint] = identity
-        return identities
-
-    def _expected(self, arm: ArmSettings) -> list[tuple[str, MotorSettings]]:
-        return [
-            (f"{arm.prefix}{joint}", motor)
-            for joint, motor in zip(JOINTS, self._settings.motors, strict=True)
-        ]
-
-    def _make_port(self) -> DamiaoPort:
-        from molmoact2_edge._core.damiao import ArmWeight, DamiaoPort
-
-        settings, weights = self._settings, []
-        if settings.gravity is not None:
-            chain = settings.gravity.chain()
-            weights = [
-                ArmWeight(chain=chain, first_joint=index * len(JOINTS), factors=list(settings.gravity.scale))
-                for index in range(len(settings.arms))
-            ]
-        try:
-            return DamiaoPort(
-                buses=[self._bus(arm) for arm in settings.arms],
-                joints=[
-                    _port_joint(index, arm, joint, motor)
-                    for index, arm in enumerate(settings.arms)
-                    for joint, motor in zip(JOINTS, settings.motors, strict=True)
-                ],
-                weights=weights,
-                exchange_timeout_s=self._exchange_timeout_s,
-                ramp_s=settings.ramp_s,
-                silence_s=settings.timeout_s + _SILENCE_S,
-                keep_period_s=_KEEP_PERIOD_S,
+        if not _insist(holds):
+            raise RobotError(
+                f"{self._places[index]} did not take {value} for register {register.address} ({register.name})"
             )
-        except ValueError as error:
-            raise InputError(f"{self.name}: {error}") from error
-
-    def _bus(self, arm: ArmSettings) -> CanBus:
-        from molmoact2_edge._core.damiao import CanBus
-
-        assert arm.port is not None
-        if arm.is_slcan:
-            return CanBus.slcan(arm.port, self._settings.baud, self._settings.bitrate)
-        return CanBus.socketcan(arm.port)
-
-    def _set_register(self, index: int, address: int, name: str, wanted: int) -> None:
-        port = self._open_port()
-        if port.read_register(index, address) == wanted:
-            return
-        if not port.write_register(index, address, wanted) or port.read_register(index, address) != wanted:
-            raise RobotError(self._about(index, f"did not take {wanted} for register {address} ({name})"))
 
     def _check_grippers(self, report: DamiaoReport) -> None:
-        for index, motor in enumerate(report["motors"]):
-            arm, _ = self._motors[index]
+        for place, motor in zip(self._places, report["motors"], strict=True):
             position = motor["position"]
-            if (
-                self._names[index].endswith(JOINTS[-1])
-                and not -_GRIPPER_SLACK <= position <= 100.0 + _GRIPPER_SLACK
-            ):
-                angle = arm.gripper_closed + position / 100.0 * (arm.gripper_open - arm.gripper_closed)
+            if place.is_gripper and not -_GRIPPER_SLACK <= position <= 100.0 + _GRIPPER_SLACK:
+                closed, opened = place.arm.gripper_closed, place.arm.gripper_open
                 raise RobotError(
-                    self._about(
-                        index,
-                        f"stands at {angle:.2f} rad, outside closed ({arm.gripper_closed:g}) and open "
-                        f"({arm.gripper_open:g}); move it to both ends by hand, read the angles here, and write them "
-                        "to connection.gripper",
-                    )
+                    f"{place} stands at {closed + position / 100.0 * (opened - closed):.2f} rad, outside closed "
+                    f"({closed:g}) and open ({opened:g}); move it to both ends by hand, read the angles here, and "
+                    "write them to connection.gripper"
                 )
 
     # --- driving ---
@@ -358,15 +249,15 @@ class YamRobot:
         silent = self._wait_for(self._old, _FEEDBACK_S)
         if silent:
             raise RobotError(
-                f"{self.name}: no feedback from {self._list(silent)}; check their power and the wiring"
+                f"{self.name}: no feedback from {names(self._places, silent)}; check their power and the wiring"
             )
         for index, motor in enumerate(port.report()["motors"]):
             if motor["status"] == _ENABLED:
                 continue
-            if not port.command(index, "enable"):
+            if not self._insist(index, "enable"):
                 status = port.report()["motors"][index]["status"]
                 self._switch_off(must=False)
-                raise RobotError(self._about(index, f"does not switch on: {self._status_text(status)}"))
+                raise RobotError(f"{self._places[index]} does not switch on: {status_text(status)}")
         if not port.set_mode(mode):
             self._switch_off(must=False)
             raise RobotError(f"{self.name}: not every motor's pose is known")
@@ -374,71 +265,29 @@ class YamRobot:
     def _switch_off(self, must: bool) -> None:
         port = self._open_port()
         port.set_mode("listen")
-        stayed = [index for index in range(len(self._names)) if not port.command(index, "disable")]
+        ask = self._insist if must else port.command
+        stayed = [index for index in range(len(self._places)) if not ask(index, "disable")]
         if stayed and must:
             raise RobotError(
-                f"{self.name}: {self._list(stayed)} did not say that they are off; without commands they brake by "
-                f"themselves after {self._settings.timeout_s:g} s"
+                f"{self.name}: {names(self._places, stayed)} did not say that they are off; without commands they "
+                f"brake by themselves after {self._settings.timeout_s:g} s"
             )
+
+    def _insist(self, index: int, command: str) -> bool:
+        port = self._open_port()
+        return _insist(lambda: port.command(index, command))
 
     def _old(self, report: DamiaoReport) -> list[bool]:
         limit_ns = time.monotonic_ns() - round(self._settings.timeout_s * 1e9)
         return [motor["time_ns"] < limit_ns for motor in report["motors"]]
 
-    # --- judging ---
-
     def _look(self) -> None:
         """Take in what the port has latched since."""
         if self._port is None or self._life_cycle not in (LifeCycle.CONFIGURED, LifeCycle.ACTIVE):
             return
-        report = self._port.report()
-        faulted = [index for index, motor in enumerate(report["motors"]) if motor["fault"] is not None]
-        silent = [index for index, motor in enumerate(report["motors"]) if motor["silent"]]
-        if not faulted and not silent:
-            return
-        gone = self._gone(report)
-        if gone is not None:
-            fault = f"{gone}; its motors brake by themselves"
-        elif faulted:
-            fault = self._fault_of(faulted[0], report["motors"][faulted[0]])
-            if len(faulted) > 1:
-                fault += f"; so did {self._list(faulted[1:])}"
-        else:
-            fault = f"no feedback from {self._list(silent)}: they brake by themselves{self._health(report)}"
-        self._life_cycle = LifeCycle.ERROR
-        self._fault = f"{fault}; mend the cause and recover, the arm is then held where it is"
-
-    def _fault_of(self, index: int, motor: MotorReport) -> str:
-        assert motor["fault"] is not None
-        code = motor["fault"]
-        what = "has lost its torque" if code < _FIRST_ERROR else "has switched itself off"
-        if code == _LINK_LOST:
-            what = "brakes by itself"
-        return self._about(index, f"{what}: {self._status_text(code)} (code {code:X})")
-
-    def _gone(self, report: DamiaoReport) -> str | None:
-        for bus in report["buses"]:
-            if not bus["open"]:
-                return f"the bus {bus['path']} is gone ({bus['error'] or 'lost'}); plug it in again"
-        return None
-
-    @staticmethod
-    def _health(report: DamiaoReport) -> str:
-        bad = [f"{bus['path']} is {bus['health']}" for bus in report["buses"] if bus["health"] != "active"]
-        return f" ({', '.join(bad)})" if bad else ""
-
-    def _about(self, index: int, what: str) -> str:
-        arm, motor = self._motors[index]
-        return f"{self._names[index]} (motor {motor.id} on {arm.port}) {what}"
-
-    def _list(self, indices: Sequence[int]) -> str:
-        return ", ".join(self._names[index] for index in indices)
-
-    @staticmethod
-    def _status_text(status: int) -> str:
-        from molmoact2_edge._core.damiao import status_text
-
-        return status_text(status)
+        fault = fault_text(self._port.report(), self._places)
+        if fault is not None:
+            self._life_cycle, self._fault = LifeCycle.ERROR, fault
 
     def _wait_for(self, bad: Callable[[DamiaoReport], list[bool]], timeout_s: float) -> list[int]:
         """Wait until nothing is bad; returns the indices of what still is after the timeout."""
@@ -463,38 +312,11 @@ class YamRobot:
             raise RobotError(f"{self.name} is {self._life_cycle.value}{cause}, but must be {wanted} for this")
 
 
-def _check(arm: ArmSettings, joint: str, motor: MotorSettings, identity: MotorIdentity) -> None:
-    if identity.master_id != motor.id + FEEDBACK_OFFSET:
-        raise RobotError(
-            f"{joint} (motor {motor.id} on {arm.port}) answers under {identity.master_id:#x}, expected "
-            f"{motor.id + FEEDBACK_OFFSET:#x}: set its register 7 (MST_ID)"
-        )
-    for name, address, expected, found in zip(
-        ("PMAX", "VMAX", "TMAX"), (21, 22, 23), motor.ranges, identity.ranges, strict=True
-    ):
-        # Registers hold float32.
-        if not math.isclose(expected, found, rel_tol=1e-5):
-            raise RobotError(
-                f"{joint} (motor {motor.id} on {arm.port}): its {name} (register {address}) is {found:g}, the robot "
-                f"file says {expected:g}; with a wrong scale every target and every reading is wrong. Correct "
-                f"connection.motors if the motor is the right one"
-            )
-
-
-def _port_joint(bus: int, arm: ArmSettings, joint: str, motor: MotorSettings) -> DamiaoJoint:
-    from molmoact2_edge._core.damiao import DamiaoJoint
-
-    scale, offset = _DEGREES, 0.0
-    if joint == JOINTS[-1]:
-        scale = 100.0 / (arm.gripper_open - arm.gripper_closed)
-        offset = -arm.gripper_closed * scale
-    return DamiaoJoint(
-        bus=bus,
-        motor_id=motor.id,
-        feedback_id=motor.id + FEEDBACK_OFFSET,
-        ranges=motor.ranges,
-        kp=motor.kp,
-        kd=motor.kd,
-        scale=scale,
-        offset=offset,
-    )
+def _insist(ask: Callable[[], bool]) -> bool:
+    """Ask a few times, with pauses in which the port's keeper repeats the other motors' targets."""
+    for attempt in range(_ATTEMPTS):
+        if attempt > 0:
+            time.sleep(_PAUSE_S)
+        if ask():
+            return True
+    return False

@@ -14,7 +14,9 @@ from emulators.processes import EmulatorProcess, emulator
 from molmoact2_drivers.yam import YamRobot, from_config
 from molmoact2_edge.config import RobotConfig, load_robot
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
+MOTOR_TIMEOUT_S = 1.5
+"""A computer that many tests share keeps commands waiting for longer than the motors of a real arm should bear."""
 _LOOK_S = 0.005
 
 
@@ -29,8 +31,7 @@ def configuration(*ports: str, **changes: Any) -> RobotConfig:
         connection["port"] = ports[0]
     else:
         connection["left"]["port"], connection["right"]["port"] = ports or (None, None)
-    # A computer that many tests share keeps commands waiting for longer than the motors of a real arm should bear.
-    connection |= {"gravity": None, "timeout_s": 0.5, "ramp_s": 0.05} | changes
+    connection |= {"gravity": None, "timeout_s": MOTOR_TIMEOUT_S, "ramp_s": 0.05} | changes
     return dataclasses.replace(config, joints=joints, connection=connection)
 
 

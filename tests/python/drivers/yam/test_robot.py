@@ -8,7 +8,7 @@ import time
 import numpy as np
 import numpy.typing as npt
 import pytest
-from drivers.yam.arms import configuration, wait_until, yam
+from drivers.yam.arms import MOTOR_TIMEOUT_S, configuration, wait_until, yam
 from emulators.processes import emulator
 
 from molmoact2_drivers.protocol import LifeCycle, StopPolicy
@@ -163,8 +163,8 @@ def test_motors_stay_alive_while_nobody_commands_even_while_python_is_stuck() ->
     with yam() as (_, robot):
         active(robot)
         # A call through PyDLL keeps the interpreter's lock: no thread of Python can run.
-        ctypes.PyDLL(None).usleep(900_000)
-        time.sleep(0.7)
+        ctypes.PyDLL(None).usleep(round(1.5e6 * MOTOR_TIMEOUT_S))
+        time.sleep(1.5 * MOTOR_TIMEOUT_S)
         assert robot.life_cycle is LifeCycle.ACTIVE, robot.fault
         assert follow(robot, POSE + 3.0)
 
@@ -174,7 +174,7 @@ def test_motors_that_were_left_brake_by_themselves_and_the_next_session_clears_i
         first = active(from_config(configuration(process.address)))
         first.disconnect()
         assert first.life_cycle is LifeCycle.DISCONNECTED
-        time.sleep(0.8)
+        time.sleep(MOTOR_TIMEOUT_S + 0.3)
         second = from_config(configuration(process.address))
         second.connect()
         try:

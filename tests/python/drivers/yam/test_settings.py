@@ -12,7 +12,7 @@ from drivers.yam.arms import configuration
 from molmoact2_drivers import Robot
 from molmoact2_drivers.protocol import JointUnit, LifeCycle, StopPolicy
 from molmoact2_drivers.yam import from_config
-from molmoact2_drivers.yam.robot import RANGES
+from molmoact2_drivers.yam.arm_joints import RANGES
 from molmoact2_drivers.yam.settings import JOINTS, read_settings
 from molmoact2_edge.config import load_robot
 from molmoact2_edge.errors import InputError, RobotError
