@@ -65,8 +65,8 @@ class JointCalibration:
     range_min: int
     range_max: int
 
-    def problem(self) -> str | None:
-        """What is wrong, beginning with the key; None: usable."""
+    def problem(self, offset_max: int = _OFFSET_MAX) -> str | None:
+        """What is wrong, beginning with the key; None: usable. `offset_max` is what the servo's register holds."""
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int):
@@ -75,8 +75,8 @@ class JointCalibration:
             return f"id: expected 0 to 253, got {self.id}"
         if self.drive_mode not in (0, 1):
             return f"drive_mode: expected 0 or 1, got {self.drive_mode}"
-        if abs(self.homing_offset) > _OFFSET_MAX:
-            return f"homing_offset: expected -{_OFFSET_MAX} to {_OFFSET_MAX}, got {self.homing_offset}"
+        if abs(self.homing_offset) > offset_max:
+            return f"homing_offset: expected -{offset_max} to {offset_max}, got {self.homing_offset}"
         if not 0 <= self.range_min < self.range_max <= _LAST_TICK:
             return (
                 f"range_min, range_max: expected 0 <= range_min < range_max <= {_LAST_TICK}, "
@@ -88,7 +88,9 @@ class JointCalibration:
 class ArmCalibration(Mapping[str, JointCalibration]):
     """A calibrated arm: joints by name, in the file's order."""
 
-    def __init__(self, joints: Mapping[str, JointCalibration], path: Path | None = None) -> None:
+    def __init__(
+        self, joints: Mapping[str, JointCalibration], path: Path | None = None, offset_max: int = _OFFSET_MAX
+    ) -> None:
         """`path` is where it came from, for messages.
 
         Raises:
@@ -99,7 +101,7 @@ class ArmCalibration(Mapping[str, JointCalibration]):
         place = "calibration" if path is None else f"{path}"
         owners: dict[int, str] = {}
         for name, joint in self._joints.items():
-            problem = joint.problem()
+            problem = joint.problem(offset_max)
             if problem is not None:
                 raise InputError(f"{place}: {name}: {problem}")
             if joint.id in owners:
@@ -192,8 +194,10 @@ def find_calibration(
     raise InputError(f"no calibration in {places}; make one: {command} --id NAME, or give its file")
 
 
-def load_calibration(path: Path, joints: Sequence[str] = SO_JOINTS) -> ArmCalibration:
-    """Read a file of LeRobot's; joints come in the given order.
+def load_calibration(
+    path: Path, joints: Sequence[str] = SO_JOINTS, offset_max: int = _OFFSET_MAX
+) -> ArmCalibration:
+    """Read a file of LeRobot's; joints come in the given order. `offset_max`: servos that count turns hold larger ones.
 
     Raises:
         InputError: not readable, or not complete and valid; names file, joint and key.
@@ -205,7 +209,7 @@ def load_calibration(path: Path, joints: Sequence[str] = SO_JOINTS) -> ArmCalibr
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected joints by name, got {type(data).__name__}")
     _require_keys(f"{path}", "joint", data, joints)
-    return ArmCalibration({name: _joint(f"{path}: {name}", data[name]) for name in joints}, path)
+    return ArmCalibration({name: _joint(f"{path}: {name}", data[name]) for name in joints}, path, offset_max)
 
 
 def save_calibration(path: Path, calibration: Mapping[str, JointCalibration]) -> None:

@@ -17,6 +17,7 @@ from molmoact2_drivers.dynamixel.servo_bus import (
 )
 from molmoact2_drivers.dynamixel.settings import (
     FAMILY,
+    HOMING_OFFSET_MAX,
     ArmSettings,
     ServoSettings,
     koch_leader,
@@ -63,4 +64,4 @@ def open_leader(
     if family != FAMILY:
         raise InputError(f"no leader arm of Dynamixel servos is called {family!r}; there is {FAMILY}")
     path = calibration if calibration is not None else find_calibration(family, ArmRole.LEADER, name)
-    return KochLeader(koch_leader(port, load_calibration(path), baud))
+    return KochLeader(koch_leader(port, load_calibration(path, offset_max=HOMING_OFFSET_MAX), baud))

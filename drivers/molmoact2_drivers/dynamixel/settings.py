@@ -23,6 +23,8 @@ from molmoact2_edge.config_section import Section
 from molmoact2_edge.errors import InputError, RobotError
 
 FAMILY = "koch"
+HOMING_OFFSET_MAX = 1_044_479
+"""In ticks: extended positions count turns, and a horn near the encoder's end may have been turned over it."""
 GRIPPER = "gripper"
 MODES = {"position": 3, "extended_position": 4, "current_position": 5}
 _WATCHDOG_UNIT_S = 0.020
@@ -129,7 +131,7 @@ def settings_from_config(config: RobotConfig) -> ArmSettings:
         name=config.name,
         port=port,
         servos=servos,
-        calibration=load_calibration(path, tuple(config.joints)),
+        calibration=load_calibration(path, tuple(config.joints), HOMING_OFFSET_MAX),
         baud=baud,
         watchdog_s=watchdog_s,
         read_limit_s=0.5 / config.loop.rate_hz,

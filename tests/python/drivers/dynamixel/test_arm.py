@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterator
@@ -339,6 +340,14 @@ def test_locked_settings_and_another_direction_are_refused(
     with pytest.raises(RobotError, match="turns the other way round"):
         arm.configure()
     arm.disconnect()
+
+
+def test_an_offset_of_more_than_half_a_turn_is_no_error_here(tmp_path: Path) -> None:
+    joints = {name: dict(joint) for name, joint in CALIBRATION.items()}
+    joints["wrist_flex"]["homing_offset"] = -2600
+    path = tmp_path / "turned.json"
+    path.write_text(json.dumps(joints), encoding="utf-8")
+    assert make_arm("/dev/null", path).settings.calibration["wrist_flex"].homing_offset == -2600
 
 
 def test_connections_that_cannot_be_are_refused(calibration: Path) -> None:
