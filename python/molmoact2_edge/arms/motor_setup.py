@@ -53,7 +53,7 @@ class SetupMemory:
     def done(self) -> tuple[str, ...]:
         """Joints that were done before; none where the file is absent or not ours."""
         try:
-            joints = json.loads(self._path.read_text(encoding="utf-8"))["done"]
+            joints = list(json.loads(self._path.read_text(encoding="utf-8"))["done"])
         except (OSError, ValueError, KeyError, TypeError):
             return ()
         return tuple(joint for joint in self._joints if joint in joints)
