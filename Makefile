@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 CSRC := CMakeLists.txt CMakePresets.json $(shell find csrc -type f)
 CPP := $(shell find csrc tests/csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: help setup setup-dev gl demo evaluate test test-python test-cpp test-asan test-aarch64 lint types format cuda wheel train clean
+.PHONY: help setup setup-dev gl demo evaluate test test-python test-cpp test-asan test-aarch64 fuzz test-socketcan lint types format cuda wheel train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -65,6 +65,16 @@ test-aarch64: setup-dev ## Run the C++ tests for 64-bit Arm under qemu-user
 	cmake --preset aarch64
 	cmake --build --preset aarch64
 	ctest --preset aarch64
+
+fuzz: setup-dev ## Feed the wire codecs 200,000 inputs each under the sanitizers
+	cmake --preset fuzz
+	cmake --build --preset fuzz
+	ctest --preset fuzz
+
+test-socketcan: setup-dev ## Run the CAN tests on real SocketCAN, in User-Mode Linux (Debian, as root)
+	cmake --preset tests -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
+	cmake --build --preset tests --target test_socketcan
+	sh tools/clients/uml_can.sh $(CURDIR)/build/tests/tests/csrc/bus/test_socketcan $(CURDIR)/$(BIN)/python
 
 lint: setup-dev ## Check style: ruff, clang-format, clang-tidy
 	ruff check .
