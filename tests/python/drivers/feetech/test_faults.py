@@ -183,7 +183,9 @@ def test_servos_that_restart_while_the_cable_is_in_are_noticed(emulated: Callabl
     emulated_arm = emulated()
     with active(emulated_arm) as (arm, ticks):
         assert eventually(lambda: ticks.reads["ok"] > 5)
-        emulated_arm.fault("power_loss duration=0.3")
+        emulated_arm.fault("power_loss")
+        assert eventually(lambda: ticks.age_s() > 0.2)
+        emulated_arm.fault("clear power_loss")
         assert eventually(lambda: arm.life_cycle is LifeCycle.ERROR)
         assert arm.fault is not None
         assert "was without power" in arm.fault
