@@ -87,8 +87,10 @@ void DynamixelPort::suspend(Trouble trouble) noexcept {
 
 void DynamixelPort::resume() noexcept {
   const Turn turn(*bus_, monotonic_now() + kTurnLimit);
-  goals_written_ = false;
-  goals_taken_ = true;
+  if (turn.held()) {
+    goals_written_ = false;
+    goals_taken_ = true;
+  }
   for (std::atomic<std::uint8_t>& errors : hardware_errors_) {
     errors.store(0, std::memory_order_relaxed);
   }

@@ -383,8 +383,10 @@ def test_servos_are_found_and_set_up_one_by_one() -> None:
         emulator("dynamixel", "--servos", "1:xl330-m288,7:xl430-w250") as process,
         ServoBus(process.address) as bus,
     ):
-        found = bus.scan(range(9))
-        assert [(servo.servo, servo.model) for servo in found] == [(1, "xl330-m288"), (7, "xl430-w250")]
+        for ids in (range(9), range(253)):
+            found = bus.scan(ids)
+            assert [(servo.servo, servo.model) for servo in found] == [(1, "xl330-m288"), (7, "xl430-w250")]
+        assert [servo.servo for servo in bus.scan([7, 8])] == [7]
         with pytest.raises(RobotError, match="id 7 is on the line already"):
             bus.set_id(1, 7)
         bus.set_id(1, 4)
