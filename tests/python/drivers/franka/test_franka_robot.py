@@ -196,7 +196,7 @@ def test_an_arm_outside_its_limits_is_not_moved_but_goes_on_afterwards(make: Mak
         with pytest.raises(RobotError, match=r"joint 4 stands at .* by hand"):
             robot.activate()
         assert robot.life_cycle is LifeCycle.CONFIGURED
-        assert phase(robot) == READING
+        assert eventually(lambda: phase(robot) == READING)
         robot.stop(StopPolicy.DAMP)
         assert eventually(lambda: phase(robot) == DAMPING)
 
