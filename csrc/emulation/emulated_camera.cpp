@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <linux/videodev2.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -52,19 +53,33 @@ std::shared_ptr<EmulatedCamera> EmulatedCamera::open(const std::string& frame_fi
     return nullptr;
   }
   int ends[2] = {-1, -1};
-  if (::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0) {
+  const int client = ::epoll_create1(EPOLL_CLOEXEC);
+  epoll_event watched{};
+  watched.events = EPOLLIN;
+  if (client < 0 || ::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0 ||
+      ::epoll_ctl(client, EPOLL_CTL_ADD, ends[0], &watched) != 0) {
     error = errno;
+    for (const int descriptor : {client, ends[0], ends[1]}) {
+      if (descriptor >= 0) ::close(descriptor);
+    }
     return nullptr;
   }
-  if ((flags & O_CLOEXEC) == 0) ::fcntl(ends[0], F_SETFD, 0);
-  if ((flags & O_NONBLOCK) != 0) ::fcntl(ends[0], F_SETFL, O_NONBLOCK);
-  return std::shared_ptr<EmulatedCamera>(new EmulatedCamera(std::move(file), ends[0], ends[1]));
+  if ((flags & O_CLOEXEC) == 0) ::fcntl(client, F_SETFD, 0);
+  if ((flags & O_NONBLOCK) != 0) ::fcntl(client, F_SETFL, O_NONBLOCK);
+  return std::shared_ptr<EmulatedCamera>(new EmulatedCamera(std::move(file), client, ends[0], ends[1]));
 }
 
-EmulatedCamera::EmulatedCamera(std::unique_ptr<FrameFile> file, int client, int device)
-    : file_(std::move(file)), plugging_(file_->pluggings()), client_(client), device_(device) {}
+EmulatedCamera::EmulatedCamera(std::unique_ptr<FrameFile> file, int client, int ready, int device)
+    : file_(std::move(file)),
+      plugging_(file_->pluggings()),
+      client_(client),
+      ready_(ready),
+      device_(device) {}
 
-EmulatedCamera::~EmulatedCamera() { shut_down(); }
+EmulatedCamera::~EmulatedCamera() {
+  shut_down();
+  ::close(ready_);
+}
 
 void EmulatedCamera::shut_down() noexcept {
   std::unique_lock lock(mutex_);
@@ -390,7 +405,7 @@ int EmulatedCamera::stream_off(std::uint32_t type, std::unique_lock<std::mutex>&
 bool EmulatedCamera::take_wake_up() const noexcept {
   char byte = 0;
   // It does not block. NOLINTNEXTLINE(clang-analyzer-unix.BlockInCriticalSection)
-  return ::recv(client_, &byte, 1, MSG_DONTWAIT) > 0;
+  return ::recv(ready_, &byte, 1, MSG_DONTWAIT) > 0;
 }
 
 void EmulatedCamera::stop_streaming(std::unique_lock<std::mutex>& lock) {

@@ -27,8 +27,9 @@ class EmulatedCamera {
   EmulatedCamera& operator=(const EmulatedCamera&) = delete;
   ~EmulatedCamera();
 
-  // The client's file descriptor: readable when a buffer waits, hung up when the device is gone. The client's
-  // own close() ends it; whatever waits in `control` by then comes back from `shut_down`.
+  // The client's file descriptor: readable when a buffer waits or the device is gone; reading from it is EINVAL,
+  // as from cameras that only stream. The client's own close() ends it; `shut_down` brings back whoever waits in
+  // `control`.
   int descriptor() const noexcept { return client_; }
   void shut_down() noexcept;
 
@@ -54,7 +55,7 @@ class EmulatedCamera {
     std::uint32_t rate_divisor = 1;
   };
 
-  EmulatedCamera(std::unique_ptr<FrameFile> file, int client, int device);
+  EmulatedCamera(std::unique_ptr<FrameFile> file, int client, int ready, int device);
 
   bool gone() const noexcept;
   int answer(unsigned long request, void* argument, std::unique_lock<std::mutex>& lock);
@@ -81,7 +82,7 @@ class EmulatedCamera {
   void describe(std::uint32_t index, v4l2_buffer& buffer) const;
   void stop_streaming(std::unique_lock<std::mutex>& lock);
   void free_buffers();
-  // The client's descriptor has one byte to read for every buffer that waits.
+  // Behind the client's descriptor is one byte for every buffer that waits.
   bool take_wake_up() const noexcept;
 
   // The thread that is the device while it streams; choices do not change meanwhile.
@@ -92,11 +93,12 @@ class EmulatedCamera {
 
   const std::unique_ptr<FrameFile> file_;
   const std::uint64_t plugging_;
-  const int client_;
+  const int client_;  // an epoll instance, which is readable while `ready_` is
+  const int ready_;
 
   std::mutex mutex_;
   std::condition_variable changed_;
-  int device_;  // the other end of the client's descriptor; -1 once the device is gone
+  int device_;  // the other end of `ready_`; -1 once the device is gone
   bool shut_ = false;
   bool streaming_ = false;
   Choice choice_;

@@ -251,7 +251,10 @@ CASE("who waits for a frame is told that the device is gone, and so is everybody
   source.unplug();
   waiting.join();
   CHECK_EQ(status.load(), -ENODEV);
-  CHECK((client.wait() & POLLHUP) != 0);
+  CHECK((client.wait() & POLLIN) != 0);
+  char byte = 0;
+  CHECK(::read(client.camera().descriptor(), &byte, 1) < 0);
+  CHECK_EQ(errno, EINVAL);
   v4l2_capability capability{};
   CHECK_EQ(client.control(VIDIOC_QUERYCAP, capability), -ENODEV);
   int error = 0;

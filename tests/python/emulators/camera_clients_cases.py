@@ -177,6 +177,8 @@ def test_the_device_is_a_character_device_to_everybody(film: Filming) -> None:
 
 def test_what_a_camera_does_not_have_is_refused_as_drivers_refuse_it(film: Filming) -> None:
     descriptor = open_raw()
+    with fails_with(errno.EINVAL):
+        os.read(descriptor, 1)  # it streams, and does nothing else
     query_control, get_standard, private = 0xC0445624, 0x80085617, 0xC00456FF
     for request, expected in (
         (query_control, errno.EINVAL),

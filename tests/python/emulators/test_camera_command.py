@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from emulators.processes import emulator
 
@@ -19,6 +21,8 @@ from molmoact2_emulators.camera_picture import read_number
 from molmoact2_emulators.camera_shim import shim_environment, shim_path
 
 PATIENCE_S = 60.0
+REPOSITORY = Path(__file__).parents[3]
+LEROBOT_PYTHON = Path(os.environ.get("MOLMOACT2_LEROBOT_PYTHON", REPOSITORY / "build/lerobot-env/bin/python"))
 
 CLIENT = """
 import sys, cv2
@@ -137,3 +141,33 @@ def test_options_that_make_no_sense(options: tuple[str, str]) -> None:
     )
     assert done.returncode == 2
     assert options[0] in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not LEROBOT_PYTHON.is_file(),
+    reason=f"no LeRobot at {LEROBOT_PYTHON}: run tools/setup_lerobot.sh, or name one with MOLMOACT2_LEROBOT_PYTHON",
+)
+def test_lerobot_s_own_camera(tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    with emulator("camera", "--frames", str(frames)) as camera:
+        done = subprocess.run(
+            [str(LEROBOT_PYTHON), str(REPOSITORY / "tools/clients/lerobot_camera.py"), camera.address],
+            env={**os.environ, **shim_environment({camera.address: frames})},
+            capture_output=True,
+            text=True,
+            timeout=5 * PATIENCE_S,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["shape"] == [480, 640, 3]
+    assert report["different"] == report["frames"] == 30
+    # Each picture repeats the row of cells, of which the client kept one channel.
+    first, last = (
+        read_number(np.repeat(np.array(strip, np.uint8)[None, :, None], 480, axis=0).repeat(3, axis=2))
+        for strip in report["strips"]
+    )
+    assert first is not None
+    assert last is not None
+    assert last - first >= 29

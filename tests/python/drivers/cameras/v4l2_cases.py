@@ -19,7 +19,9 @@ from molmoact2_drivers.cameras.capture import Wanted
 from molmoact2_drivers.cameras.exposure_time import ExposureClock
 from molmoact2_drivers.cameras.v4l2_capture import V4l2Capture
 from molmoact2_drivers.cameras.v4l2_device import VideoDevice
+from molmoact2_edge.control import ControlLoop, JointLimits, LoopbackPort, Watchdogs, monotonic_ns
 from molmoact2_edge.errors import RobotError
+from molmoact2_edge.runtime.camera_watch import CameraWatch
 from molmoact2_emulators.camera_picture import read_number
 
 FRAME_FILE = Path(os.environ[FRAMES])
@@ -295,3 +297,51 @@ def test_descriptors_are_not_left_behind(film: Filming) -> None:
         device.close()
         device.close()
     assert opened() == before
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "stall",
+        "drop_frames probability=1",
+        "unplug",
+        "delay probability=1 seconds=2",
+        "corrupt probability=1",
+        "freeze",
+    ],
+)
+def test_every_fault_holds_the_loop_while_it_lasts(film: Filming, fault: str) -> None:
+    freeze_fault_s = 0.3 if fault == "freeze" else None
+    camera = ThreadedCamera(
+        "front", V4l2Capture(DEVICE), WANTED, lost_fault_s=1.0, freeze_fault_s=freeze_fault_s
+    )
+    camera.connect()
+    row = np.ones(2)
+    limits = JointLimits(-100 * row, 100 * row, 90 * row, 450 * row, 30 * row)
+    watchdogs = Watchdogs(cameras=("front",), camera_age_max_s=0.5)
+    loop = ControlLoop(
+        LoopbackPort([0.0, 0.0], 0.0), limits, watchdogs=watchdogs, silence_hold_s=5.0, silence_fault_s=60.0
+    )
+    loop.start()
+
+    def reason() -> object:
+        record = loop.last_record()
+        return None if record is None else record["reason"]
+
+    try:
+        with CameraWatch(loop, {"front": camera}):
+            wait_for(lambda: loop.observation_at(monotonic_ns()) is not None)
+            observation = loop.observation_at(monotonic_ns())
+            assert observation is not None
+            loop.push(np.zeros((250, 2)), observation)
+            wait_for(lambda: reason() not in (None, "camera_stale"))
+            film.fault(fault)
+            wait_for(lambda: reason() == "camera_stale")
+            record = loop.last_record()
+            assert record is not None
+            assert record["state"] == "holding"
+            film.fault(f"clear {fault.split()[0]}")
+            wait_for(lambda: reason() not in (None, "camera_stale"))
+    finally:
+        loop.stop()
+        camera.disconnect()
