@@ -152,7 +152,7 @@ class ServoBus:
         return None if identity is None else self._found(servo, *identity)
 
     def scan(self, servos: Iterable[int] = range(ID_MAX + 1)) -> list[FoundServo]:
-        """Return those of these ids that answer, lowest first. Many are asked all at once, which takes some two seconds."""
+        """Return those of these ids that answer, lowest first. Many are asked all at once, in some two seconds."""
         wanted = sorted(set(servos))
         if len(wanted) > _ONE_BY_ONE:
             wanted = sorted(self._everybody() & set(wanted))
