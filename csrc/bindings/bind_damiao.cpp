@@ -50,7 +50,7 @@ CanFrame frame_of(std::uint32_t id, const std::string& data, bool extended, bool
   frame.extended = extended;
   frame.remote = remote;
   frame.length = static_cast<std::uint8_t>(data.size());
-  std::copy(data.begin(), data.end(), frame.data.begin());
+  std::ranges::copy(data, frame.data.begin());
   return frame;
 }
 

@@ -83,11 +83,9 @@ CASE("every frame comes back from its line, with and without an adapter's time s
 
 CASE("lines that are none are told from frames and from an adapter's answers") {
   SlcanParser parser;
-  for (const char* garbled : {"t00180102\r", "t0G180102030405060708\r", "t0019010203040506070809\r",
-                              "t8001AA\r", "T2000000010A\r", "t001801020304050607\r",
-                              "t0011\x01"
-                              "2\r",
-                              "zt9\r", "\xFFV1\r"}) {
+  for (const char* garbled :
+       {"t00180102\r", "t0G180102030405060708\r", "t0019010203040506070809\r", "t8001AA\r", "T2000000010A\r",
+        "t001801020304050607\r", "t0011 2\r", "zt9\r", "\xFFV1\r"}) {
     const Heard heard = hear(parser, garbled);
     REQUIRE(heard.events.size() == 1);
     CHECK_EQ(heard.events[0], SlcanEvent::malformed);
