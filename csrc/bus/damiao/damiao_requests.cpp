@@ -58,7 +58,7 @@ bool DamiaoPort::open(std::string& error) {
   }
   // The keeper leaves the first moments to whoever opened.
   loop_seen_.store(monotonic_now(), std::memory_order_release);
-  const std::lock_guard lock(keeper_mutex_);
+  const std::scoped_lock lock(keeper_mutex_);
   std::ranges::fill(open_errors_, std::string());
   keeping_ = true;
   keeper_ = std::thread([this] { keep(); });
@@ -67,7 +67,7 @@ bool DamiaoPort::open(std::string& error) {
 
 void DamiaoPort::close() {
   {
-    const std::lock_guard lock(keeper_mutex_);
+    const std::scoped_lock lock(keeper_mutex_);
     keeping_ = false;
   }
   keeper_wakes_.notify_all();
@@ -200,7 +200,7 @@ DamiaoReport DamiaoPort::report() const noexcept {
 
 std::vector<BusReport> DamiaoPort::buses() const {
   std::vector<BusReport> reports;
-  const std::lock_guard lock(keeper_mutex_);
+  const std::scoped_lock lock(keeper_mutex_);
   for (std::size_t bus = 0; bus < links_.size(); ++bus) {
     const CanLink& link = *links_[bus];
     reports.push_back({link.path(), link.is_open(), link.health(), link.malformed(), open_errors_[bus]});
@@ -244,7 +244,7 @@ void DamiaoPort::reopen_lost() {
     }
     std::string error;
     links_[bus]->open(error);
-    const std::lock_guard lock(keeper_mutex_);
+    const std::scoped_lock lock(keeper_mutex_);
     open_errors_[bus] = error;
   }
 }

@@ -27,8 +27,9 @@ from molmoact2_edge.errors import InputError, MissingExtraError, RobotError
 
 _REGISTER_ID = 0x7FF
 _READ, _WRITE, _SAVE = 0x33, 0x55, 0xAA
-_ANSWER_S = 0.03
-_ATTEMPTS = 4
+_ANSWER_S = 0.05
+_SEND_S = 1.0
+_ATTEMPTS = 5
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class RegisterBus:
         )
         for _ in range(_ATTEMPTS):
             with _bus_errors():
-                self._bus.send(question, timeout=_ANSWER_S)
+                self._bus.send(question, timeout=_SEND_S)
             deadline = time.monotonic() + _ANSWER_S
             while (left := deadline - time.monotonic()) > 0.0:
                 with _bus_errors():
