@@ -27,9 +27,9 @@ class EmulatedCamera {
   EmulatedCamera& operator=(const EmulatedCamera&) = delete;
   ~EmulatedCamera();
 
-  // The client's file descriptor: readable when a buffer waits or the device is gone; reading from it is EINVAL,
-  // as from cameras that only stream. The client's own close() ends it; `shut_down` brings back whoever waits in
-  // `control`.
+  // The client's file descriptor: readable when a buffer waits or the device is gone; reading from it is
+  // EINVAL, as from cameras that only stream. The client's own close() ends it; `shut_down` brings back
+  // whoever waits in `control`.
   int descriptor() const noexcept { return client_; }
   void shut_down() noexcept;
 

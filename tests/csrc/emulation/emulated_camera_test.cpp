@@ -28,7 +28,6 @@ namespace {
 
 using molmoact2::emulation::EmulatedCamera;
 using molmoact2::emulation::FrameFile;
-using molmoact2::emulation::StoredFrame;
 
 constexpr std::uint32_t kWidth = 8;
 constexpr std::uint32_t kHeight = 4;
