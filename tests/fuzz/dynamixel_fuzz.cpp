@@ -60,7 +60,7 @@ Bytes sealed(std::uint8_t id, std::span<const std::uint8_t> body) {
 
 void raw_stream(std::uint8_t steps, std::span<const std::uint8_t> input) {
   PacketParser parser;
-  parser.expect(steps * 5U);
+  parser.expect(std::size_t{5} * steps);
   parse(parser, input, steps, [](const Packet&) {});
 }
 

@@ -13,9 +13,9 @@
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
-#include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <iostream>
 #include <iterator>
 #include <memory>
 #include <random>
@@ -23,8 +23,13 @@
 #include <string_view>
 #include <vector>
 
-extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size);
+#include "fuzz_check.h"
+
+// The sanitizers' names; weak: a build without them has none.
+// NOLINTBEGIN(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp,readability-identifier-naming)
 extern "C" void __sanitizer_set_death_callback(void (*callback)()) __attribute__((weak));
+extern "C" void __sanitizer_cov_trace_pc();
+// NOLINTEND(bugprone-reserved-identifier,cert-dcl37-c,cert-dcl51-cpp,readability-identifier-naming)
 
 namespace {
 
@@ -86,20 +91,15 @@ std::size_t g_size = 0;
 std::uint64_t g_number = 0;
 
 void write_input() {
-  std::array<char, 64> name{};
-  std::snprintf(name.data(), name.size(), "crash-%llu", static_cast<unsigned long long>(g_number));
-  std::FILE* const file = std::fopen(name.data(), "wb");
-  if (file != nullptr) {
-    std::fwrite(g_data, 1, g_size, file);
-    std::fclose(file);
-  }
-  std::fprintf(stderr, "input %llu, %zu bytes, written to %s\n", static_cast<unsigned long long>(g_number),
-               g_size, name.data());
+  const std::string name = "crash-" + std::to_string(g_number);
+  std::ofstream(name, std::ios::binary)
+      .write(reinterpret_cast<const char*>(g_data), static_cast<std::streamsize>(g_size));
+  std::cerr << "input " << g_number << ", " << g_size << " bytes, written to " << name << "\n";
 }
 
 void on_signal(int number) {
   if (number == SIGALRM) {
-    std::fprintf(stderr, "no end after %u s\n", kHangSeconds);
+    std::cerr << "no end after " << kHangSeconds << " s\n";
   }
   write_input();
   _exit(1);
@@ -222,11 +222,11 @@ int run_files(const std::vector<std::string>& files) {
   for (const std::string& name : files) {
     std::ifstream file(name, std::ios::binary);
     if (!file) {
-      std::fprintf(stderr, "cannot read %s\n", name.c_str());
+      std::cerr << "cannot read " << name << "\n";
       return 2;
     }
     run(Input{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()});
-    std::printf("%s: passed\n", name.c_str());
+    std::cout << name << ": passed\n";
   }
   return 0;
 }
@@ -257,8 +257,8 @@ int fuzz(const Options& options) {
   }
   ::alarm(0);
   const auto places = kPlaces - static_cast<std::size_t>(std::ranges::count(g_ever, 0));
-  std::printf("%llu inputs in %.1f s, %zu places reached, %zu inputs kept: nothing found\n",
-              static_cast<unsigned long long>(g_number), elapsed(), places, corpus.size());
+  std::cout << g_number << " inputs in " << elapsed() << " s, " << places << " places reached, "
+            << corpus.size() << " inputs kept: nothing found\n";
   return g_number > 0 && places > 0 ? 0 : 1;
 }
 
@@ -267,12 +267,12 @@ int fuzz(const Options& options) {
 int main(int count, char** words) {
   Options options;
   if (!read_options(count, words, options)) {
-    std::fprintf(stderr, "usage: %s [--inputs N] [--seconds S] [--seed N] [--longest BYTES] | FILE...\n",
-                 words[0]);
+    std::cerr << "usage: " << words[0]
+              << " [--inputs N] [--seconds S] [--seed N] [--longest BYTES] | FILE...\n";
     return 2;
   }
   for (const int number : {SIGABRT, SIGALRM}) {
-    std::signal(number, on_signal);
+    static_cast<void>(std::signal(number, on_signal));
   }
   if (__sanitizer_set_death_callback != nullptr) {
     __sanitizer_set_death_callback(write_input);

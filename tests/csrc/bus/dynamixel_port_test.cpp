@@ -288,6 +288,7 @@ CASE("an unplugged line is failed at once, and found again when it is opened ane
   servos->put(1, kBlockAt + static_cast<std::size_t>(BlockField::return_level), kReturnLevel, 1);
   MeasuredState state;
   REQUIRE(port.read(state) == PortStatus::ok);
+  servos.reset();  // it reads what is about to be closed
   terminal->unplug();
   const Nanoseconds before = monotonic_now();
   CHECK(port.read(state) == PortStatus::failed);
