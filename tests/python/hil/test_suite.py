@@ -19,9 +19,9 @@ from molmoact2_edge.runtime.hardware_fit import within_reach
 SETTINGS = SuiteSettings(rates_hz=(50.0,), seconds=1.5)
 
 
-@pytest.fixture(scope="module", params=["simulated", "emulated"])
+@pytest.fixture(scope="module", params=["simulated", "so101", "koch"])
 def arm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ArmUnderTest]:
-    config = load_robot("so101")
+    config = load_robot("koch" if request.param == "koch" else "so101")
     config = replace(config, loop=replace(config.loop, silence_hold_s=0.25))
     if request.param == "simulated":
         from molmoact2_edge.sim import World
