@@ -142,11 +142,11 @@ class ControlLoop:
     It ticks at ``rate_hz`` (10 to 1000) at absolute deadlines; an overrun skips whole periods and is counted.
     ``start_distance_max`` (joints,) is how far the first target may be from the measured pose; the way there is a
     slow minimum-jerk move at ``start_speed`` times the velocity limit, and executes no step. A robot silent for
-    ``silence_hold_s`` is held, for ``silence_fault_s`` is a fault; ``watchdogs`` has the other conditions. After more than ``lost_writes_max`` lost
-    commands in a row, and where the arm is farther from its command than ``jump_max``, it goes on as at a start, from
-    where the arm is. Modes and
-    ``resampling`` are :class:`ChunkBuffer`'s; ``frozen_tolerance`` is how far, in the joint's unit, a chunk's frozen
-    rows may be from what was executed before it is counted as not continuing it.
+    ``silence_hold_s`` is held, for ``silence_fault_s`` is a fault; ``watchdogs`` has the other conditions. After
+    more than ``lost_writes_max`` lost commands in a row, and where the arm is farther from its command than
+    ``jump_max``, it goes on as at a start, from where the arm is. Modes and ``resampling`` are
+    :class:`ChunkBuffer`'s; ``frozen_tolerance`` is how far, in the joint's unit, a chunk's frozen rows may be from
+    what was executed before it is counted as not continuing it.
 
     Everything is safe from any thread, except ticking a stepped run from several.
     """
