@@ -78,6 +78,9 @@ FRANKA_DROID = JointConvention(
 """Seven joints in rad, and a gripper that is 0 open and 1 closed. DROID's episodes begin at (0, -36, 0, -144, 0, 108,
 0) degrees; their steps are 1/15 s long; the actions of its released checkpoint are absolute joint positions."""
 
+YAM_DUAL = JointConvention(signs=(1,) * 14, offsets=(0,) * 14, scales=(*(_RADIANS,) * 6, 0.01) * 2)
+"""Left arm before right: six joints in rad, and a gripper that is 0 closed and 1 open."""
+
 _BY_NAME = {"none": None, "so100_so101": SO100_SO101, "franka_droid": FRANKA_DROID, "yam_dual": YAM_DUAL}
 
 
