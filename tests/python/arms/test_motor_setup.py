@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from arms.fake_arm import configuration
+from arms.fake_arm import FakeFound, configuration
 
 from molmoact2_drivers.calibration import ArmRole
 from molmoact2_edge.arms.arm_servos import arm_servos
-from molmoact2_edge.arms.motor_setup import Attached, SetupMemory, state_directory
+from molmoact2_edge.arms.motor_setup import Attached, MotorSetup, SetupMemory, state_directory
 from molmoact2_edge.config import load_robot
-from molmoact2_edge.errors import InputError
+from molmoact2_edge.errors import InputError, RobotError
 
 
 def test_what_is_done_is_remembered_until_it_is_forgotten(tmp_path: Path) -> None:
@@ -71,3 +71,19 @@ def test_an_arm_with_other_joints_is_refused() -> None:
     fewer = replace(config, joints=dict(list(config.joints.items())[:4]))
     with pytest.raises(InputError, match="a so101 has 6 joints"):
         arm_servos(fewer)
+
+
+def test_another_model_is_not_made_a_joint() -> None:
+    setup = MotorSetup(arm_servos(load_robot("koch")), "/dev/ttyNOTHING9")
+    with pytest.raises(RobotError, match="gripper of koch wants a xl330-m288, this motor is a xl430-w250"):
+        setup.assign("gripper", FakeFound(1, model="xl430-w250"))
+    with pytest.raises(RobotError, match="this motor is a model number 4660"):
+        setup.assign("gripper", FakeFound(1, model=None, model_number=4660))
+
+
+def test_only_an_id_that_is_not_the_maker_s_says_where_a_motor_belongs() -> None:
+    setup = MotorSetup(arm_servos(load_robot("koch")), "/dev/ttyNOTHING9")
+    assert setup.belongs_elsewhere("gripper", FakeFound(3)) == "elbow_flex"
+    assert setup.belongs_elsewhere("gripper", FakeFound(6)) is None
+    assert setup.belongs_elsewhere("gripper", FakeFound(1)) is None
+    assert setup.belongs_elsewhere("gripper", FakeFound(77)) is None

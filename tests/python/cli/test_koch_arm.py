@@ -46,27 +46,6 @@ def test_another_model_than_the_arm_has_is_told() -> None:
     assert "no answer from elbow_flex (id 3)" in done.stdout
 
 
-def test_a_motor_fresh_from_the_maker_gets_id_and_baud_rate(tmp_path: Path) -> None:
-    with (
-        emulator("dynamixel", "--servos", "1:xl330-m288", "--baud", "57600") as arm,
-        at_terminal("setup-motors", "--robot", "koch", "--port", arm.address, "--joint", "gripper") as person,
-    ):
-        person.answers("gripper (id 6): connect this motor alone")
-        person.sees("id 1 -> 6; baud rate 57600 -> 1000000. Read back.")
-        assert person.exit_code() == 0
-
-
-def test_another_model_is_not_made_a_joint() -> None:
-    with (
-        emulator("dynamixel", "--servos", "1:xl430-w250") as arm,
-        at_terminal("setup-motors", "--robot", "koch", "--port", arm.address, "--joint", "gripper") as person,
-    ):
-        person.answers("gripper (id 6): connect this motor alone")
-        person.sees("Refused: gripper of koch wants a xl330-m288, this motor is a xl430-w250")
-        person.answers("gripper (id 6): connect this motor alone", "q")
-        assert person.exit_code() == 3
-
-
 def test_one_joint_is_jogged(calibration: Path) -> None:
     with emulator("dynamixel") as arm:
         options = ("--robot", "koch", "--port", arm.address, "--calibration", str(calibration))
