@@ -65,7 +65,11 @@ class FaultChecks:
         again_s = None
         if case.continues and not self._faulted(loop):
             again_s = self._running_again(loop)
-        records = [record for record in loop.records().records if record["tick"] > before]
+        records = [
+            record
+            for record in loop.records().records
+            if record["tick"] > before and record["wakeup_ns"] >= asked_ns
+        ]
         self._judge(check, case, asked_ns, records)
         check.figures.update(
             driver_fault=self._fault(case), until_driver_fault_ms=driver_s and round(driver_s * 1e3, 1)
