@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from emulators.processes import emulator
+from lerobot_python import LEROBOT_PYTHON, REPOSITORY, needs_lerobot
 
 from molmoact2_edge.errors import InputError
 from molmoact2_emulators.camera_frames import FrameReader
@@ -21,8 +22,6 @@ from molmoact2_emulators.camera_picture import read_number
 from molmoact2_emulators.camera_shim import shim_environment, shim_path
 
 PATIENCE_S = 60.0
-REPOSITORY = Path(__file__).parents[3]
-LEROBOT_PYTHON = Path(os.environ.get("MOLMOACT2_LEROBOT_PYTHON", REPOSITORY / "build/lerobot-env/bin/python"))
 
 CLIENT = """
 import sys, cv2
@@ -144,10 +143,7 @@ def test_options_that_make_no_sense(options: tuple[str, str]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not LEROBOT_PYTHON.is_file(),
-    reason=f"no LeRobot at {LEROBOT_PYTHON}: run tools/setup_lerobot.sh, or name one with MOLMOACT2_LEROBOT_PYTHON",
-)
+@needs_lerobot
 def test_lerobot_s_own_camera(tmp_path: Path) -> None:
     frames = tmp_path / "frames"
     with emulator("camera", "--frames", str(frames)) as camera:

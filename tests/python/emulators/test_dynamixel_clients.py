@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,9 +13,8 @@ import pytest
 import rustypot
 from drivers.dynamixel.koch import make_arm, write_calibration
 from emulators.processes import EmulatorProcess, emulator
+from lerobot_python import LEROBOT_PYTHON, REPOSITORY, needs_lerobot
 
-REPOSITORY = Path(__file__).parents[3]
-LEROBOT_PYTHON = Path(os.environ.get("MOLMOACT2_LEROBOT_PYTHON", REPOSITORY / "build/lerobot-env/bin/python"))
 TICK_DEG = 360.0 / 4095.0
 BAUD = 1_000_000
 IDS = (1, 2, 3, 4, 5, 6)
@@ -275,10 +273,7 @@ def test_rustypot_reads_and_moves_small_servos(arm: EmulatorProcess) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not LEROBOT_PYTHON.is_file(),
-    reason=f"no LeRobot at {LEROBOT_PYTHON}: run tools/setup_lerobot.sh, or name one with MOLMOACT2_LEROBOT_PYTHON",
-)
+@needs_lerobot
 def test_lerobot_and_our_driver_read_the_same_degrees_and_need_no_new_calibration(
     arm: EmulatorProcess, tmp_path: Path
 ) -> None:

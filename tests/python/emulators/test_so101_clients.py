@@ -16,6 +16,7 @@ import pytest
 import scservo_sdk
 import serial
 from emulators.processes import EmulatorProcess, emulator
+from lerobot_python import LEROBOT_PYTHON, REPOSITORY, needs_lerobot
 from rustypot import Sts3215PyController
 
 from molmoact2_emulators.so101_calibration import JOINTS, usual_calibration, write_calibration
@@ -23,8 +24,6 @@ from molmoact2_emulators.so101_calibration import JOINTS, usual_calibration, wri
 PATIENCE_S = 20.0
 IDS = [1, 2, 3, 4, 5, 6]
 MIDDLE = [2047, 2047, 2047, 2047, 2048, 2047]
-REPOSITORY = Path(__file__).parents[3]
-LEROBOT_PYTHON = Path(os.environ.get("MOLMOACT2_LEROBOT_PYTHON", REPOSITORY / "build/lerobot-env/bin/python"))
 
 
 def wait_for(condition: Callable[[], bool], what: str) -> None:
@@ -282,10 +281,7 @@ def test_one_that_cannot_start_says_why() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    not LEROBOT_PYTHON.is_file(),
-    reason=f"no LeRobot at {LEROBOT_PYTHON}: run tools/setup_lerobot.sh, or name one with MOLMOACT2_LEROBOT_PYTHON",
-)
+@needs_lerobot
 def test_lerobot_s_own_follower(tmp_path: Path) -> None:
     calibration = usual_calibration()
     # An arm as people have them: horns beside the middle, ranges that are not symmetrical.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 import pytest
 from emulators.processes import emulator
+from lerobot_python import LEROBOT_PYTHON, needs_lerobot
 
 from molmoact2_emulators.damiao_arm import DM4310
 from molmoact2_emulators.damiao_codec import COMMAND_PREFIX, DISABLE, ENABLE, MitCommand, pack_mit
@@ -105,14 +105,12 @@ def test_an_unplugged_adapter_is_an_error_for_its_client_and_is_there_again_afte
             ask(bus, 0x7FF, bytes([1, 0, 0xCC, 0, 0, 0, 0, 0]), of(1))
 
 
+@needs_lerobot
 @pytest.mark.slow
 def test_lerobot_s_own_driver_moves_the_arm() -> None:
-    python = os.environ.get("LEROBOT_PYTHON")
-    if not python:
-        pytest.skip("LEROBOT_PYTHON names no Python with LeRobot 0.4.4 and python-can")
     with emulator("yam") as process:
         client = subprocess.run(
-            [python, str(ROOT / "tools" / "clients" / "lerobot_damiao.py"), process.address],
+            [str(LEROBOT_PYTHON), str(ROOT / "tools" / "clients" / "lerobot_damiao.py"), process.address],
             capture_output=True,
             text=True,
             timeout=_LEROBOT_S,

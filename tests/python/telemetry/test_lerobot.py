@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lerobot_python import LEROBOT_PYTHON, REPOSITORY, needs_lerobot
 
 from bench import configuration
 from molmoact2_edge.runtime import Runner
@@ -20,19 +21,11 @@ from molmoact2_edge.runtime.interruption import Interruption
 pytest.importorskip("av")
 pytest.importorskip("pyarrow.parquet")
 
-REPOSITORY = Path(__file__).parents[3]
-PYTHON = Path(os.environ.get("MOLMOACT2_LEROBOT_PYTHON", REPOSITORY / "build/lerobot-env/bin/python"))
-
-needs_lerobot = pytest.mark.skipif(
-    not PYTHON.is_file(),
-    reason=f"no LeRobot at {PYTHON}: run tools/setup_lerobot.sh, or name one with MOLMOACT2_LEROBOT_PYTHON",
-)
-
 
 def lerobot(*arguments: str) -> str:
     """Run a command of the environment with LeRobot, without a network."""
     done = subprocess.run(
-        [str(PYTHON), "-W", "ignore", *arguments],
+        [str(LEROBOT_PYTHON), "-W", "ignore", *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -104,7 +97,7 @@ def test_the_check_notices_a_dataset_that_is_not_as_recorded(
     shifted = pa.array(table["timestamp"].to_numpy() + np.float32(0.02))
     pq.write_table(table.set_column(place, "timestamp", shifted), path)
     done = subprocess.run(
-        [str(PYTHON), "-W", "ignore", str(REPOSITORY / "tools/check_dataset.py"), str(tmp_path)],
+        [str(LEROBOT_PYTHON), "-W", "ignore", str(REPOSITORY / "tools/check_dataset.py"), str(tmp_path)],
         capture_output=True, text=True, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert done.returncode == 1
@@ -137,4 +130,4 @@ dataset.finalize()
     found = check(tmp_path)
     assert found["episodes"] == 3
     assert found["tasks"] == ["lift joint 0", "by LeRobot", "lift joint 3"]
-    assert sys.executable != str(PYTHON)
+    assert sys.executable != str(LEROBOT_PYTHON)

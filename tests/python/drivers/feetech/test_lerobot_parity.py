@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from lerobot_python import LEROBOT_PYTHON, needs_lerobot
 
 from molmoact2_drivers.calibration import SO_JOINTS
 from molmoact2_drivers.feetech import SoFollower
@@ -23,14 +23,12 @@ _ROUNDING = 1e-9
 _POSES = ((12.3, -34.5, 41.0, -5.5, 88.8, 20.0), (-77.7, 60.1, -80.2, 70.0, -120.4, 90.0))
 
 
+@needs_lerobot
 @pytest.mark.slow
 @pytest.mark.parametrize("pose", _POSES)
 def test_lerobot_and_this_driver_read_the_same_positions(
     emulated: Callable[..., EmulatedArm], pose: tuple[float, ...]
 ) -> None:
-    python = os.environ.get("LEROBOT_PYTHON")
-    if python is None:
-        pytest.skip("LEROBOT_PYTHON names no interpreter with LeRobot 0.4.4")
     emulated_arm = emulated()
     path = emulated_arm.calibration.path
     assert path is not None
@@ -43,7 +41,7 @@ def test_lerobot_and_this_driver_read_the_same_positions(
         ours = dict(zip(SO_JOINTS, arm.read_state().positions, strict=True))
 
     done = subprocess.run(
-        [python, str(_CLIENT), emulated_arm.address, str(path), "--still"],
+        [str(LEROBOT_PYTHON), str(_CLIENT), emulated_arm.address, str(path), "--still"],
         capture_output=True,
         text=True,
         check=False,
