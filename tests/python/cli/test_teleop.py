@@ -121,9 +121,12 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("fault", ["corrupt probability=0.02", "drop probability=0.02"])
-def test_a_bad_wire_of_the_leader_is_no_reason_to_hold(tmp_path: Path, fault: str) -> None:
+def test_a_bad_wire_of_the_leader_does_not_end_it(tmp_path: Path, fault: str) -> None:
     with two_arms(tmp_path) as arms:
         arms.leader.fault(fault)
         done = run_command("teleop", *arms.options, "--duration", "3")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "leader lost 0 times" in done.stdout
+    assert "following" in done.stdout
+    targets = re.search(r"(\d+) targets", done.stdout)
+    assert targets is not None
+    assert int(targets[1]) > 50
