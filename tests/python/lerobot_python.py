@@ -1,4 +1,4 @@
-"""Where LeRobot is for tests that run it: an environment of its own, since it wants other versions than this project."""
+"""Where LeRobot is for tests that run it: an environment of its own, as it wants other versions than this project."""
 
 from __future__ import annotations
 
