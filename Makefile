@@ -6,6 +6,8 @@ PIP := $(BIN)/python -m pip --quiet
 INSTALL := $(PIP) install --constraint constraints.txt
 # What `make demo` hands to `molmoact2-edge run`.
 DEMO_ARGS ?= --episodes 3 --seed 7
+# Several files at a time: half of the tests wait for emulated arms, not for the processor.
+PYTEST_ARGS ?= -n 3 --dist loadfile
 # cmake, ninja and the tools for lint come from .venv.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
@@ -47,7 +49,7 @@ evaluate: setup gl ## Run 50 episodes of the shipped policy in simulated time
 test: test-python test-cpp ## Run all tests
 
 test-python: setup-dev gl
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 test-cpp: setup-dev
 	cmake --preset tests -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python

@@ -173,6 +173,7 @@ def test_stop_holds_or_lets_go(process: EmulatorProcess, arm: DynamixelArm) -> N
     time.sleep(0.05)
     arm.stop(StopPolicy.HOLD)
     assert arm.life_cycle is LifeCycle.CONFIGURED
+    time.sleep(0.3)  # it brakes
     stood = arm.read_state().positions
     time.sleep(0.4)  # longer than the watchdog, which no longer is armed
     assert arm.read_state().positions == pytest.approx(stood, abs=3.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,12 @@ from molmoact2_drivers.yam.settings import GravitySettings, read_settings
 from molmoact2_edge._core.damiao import ChainLink, SerialChain
 from molmoact2_edge.config import load_robot
 from molmoact2_edge.errors import InputError
+from molmoact2_edge.sim.rendering import import_mujoco
 
-mujoco = pytest.importorskip("mujoco", reason="the extra sim is not installed")
+if importlib.util.find_spec("mujoco") is None:
+    pytest.skip("the extra sim is not installed", allow_module_level=True)
+# As everybody here imports it: who does it first decides how all others of this process draw.
+mujoco = import_mujoco()
 
 TOLERANCE_NM = 1e-9
 
