@@ -75,12 +75,10 @@ CASE("a reader beside a writer never sees half a record") {
     }
   });
   bool whole = true;
-  std::uint64_t seen = 0;
   while (ring.written() < kRecords) {
     TickRecord record;
     const std::uint64_t position = ring.written();
     if (!ring.read(position, record)) continue;
-    ++seen;
     whole = whole && record.tick == position;
     for (const double value : record.command) whole = whole && value == static_cast<double>(position);
   }

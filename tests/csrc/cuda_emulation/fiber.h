@@ -48,7 +48,7 @@ class Context {
   // For the address sanitizer, which must be told of every change of stack.
   const void* stack_bottom_ = nullptr;
   std::size_t stack_size_ = 0;
-  void* fake_stack_ = nullptr;
+  [[maybe_unused]] void* fake_stack_ = nullptr;
 };
 
 }  // namespace molmoact2::cuda_emulation

@@ -61,8 +61,10 @@ class Person:
     def rows(self, begins: Sequence[str]) -> list[list[str]]:
         """Return the newest complete table whose rows begin with these words, as words."""
         found = re.findall(rf"^(?:{'|'.join(begins)}) .*\S *$", self.screen[-8000:], re.MULTILINE)
-        complete = len(found) // len(begins) * len(begins)
-        return [row.split() for row in found[complete - len(begins) : complete]]
+        rows = [row.split() for row in found]
+        # What is read may begin and end in the middle of a table.
+        ends = [index for index, row in enumerate(rows) if row[0] == begins[-1] and index + 1 >= len(begins)]
+        return rows[ends[-1] + 1 - len(begins) : ends[-1] + 1] if ends else []
 
     def types(self, keys: str) -> None:
         """Press keys."""

@@ -24,6 +24,7 @@ def hil(tmp_path: Path, answer: str, *options: str) -> tuple[int, dict[str, Any]
         command += ["--port", emulator.address, "--calibration", str(calibration)]
         command += ["--seconds", "1", "--rates", "50", "--report", str(report), *options]
         done = subprocess.run(command, input=answer, capture_output=True, text=True, timeout=200, check=False)
+    assert (report / "hil.json").is_file(), f"{done.returncode}: {done.stdout}{done.stderr}"
     document = json.loads((report / "hil.json").read_text())
     return done.returncode, {f"{c['group']}: {c['name']}": c for c in document["checks"]}, done.stdout
 
