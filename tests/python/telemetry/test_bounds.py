@@ -102,9 +102,9 @@ def test_nothing_grows(
     finally:
         tracemalloc.stop()
     # Of most episodes, once all have begun: now and then a buffer that is kept grows. The books of an episode take some
-    # kilobytes, more of them where a busy computer makes it hold often; its images would be a megabyte.
+    # kilobytes, up to 30 where a busy computer makes the arm hold often; the images recorded in one are 97.
     growth = np.median(np.diff(held[2:]))
-    assert growth < 100_000, f"{held} bytes at the beginnings of episodes"
+    assert growth < 60_000, f"{held} bytes at the beginnings of episodes"
 
 
 def test_the_ring_holds_what_a_black_box_needs() -> None:
