@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from molmoact2_edge.errors import InputError
 from molmoact2_emulators.camera_frames import FrameReader
@@ -31,14 +33,9 @@ class MjpegServer:
         """
         self._reader = FrameReader(frames)
         self._ending = threading.Event()
-        reader, ending = self._reader, self._ending
-
-        class Handler(_Handler):
-            def stream(self) -> None:
-                self.send_stream(reader, ending)
-
+        handler = partial(_Handler, self._reader, self._ending)
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+            self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
         except OSError as error:
             raise InputError(f"port {port} of 127.0.0.1 cannot be served: {error}") from error
         self._server.daemon_threads = False
@@ -69,8 +66,9 @@ class MjpegServer:
 class _Handler(BaseHTTPRequestHandler):
     timeout = 5.0  # of a client that takes nothing
 
-    def stream(self) -> None:
-        raise NotImplementedError
+    def __init__(self, reader: FrameReader, ending: threading.Event, *request: Any) -> None:
+        self._reader, self._ending = reader, ending
+        super().__init__(*request)  # answers it
 
     def do_GET(self) -> None:
         if self.path != PATH:
@@ -78,9 +76,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         # A client that goes away is no error.
         with contextlib.suppress(ConnectionError, TimeoutError):
-            self.stream()
+            self._send_stream(self._reader, self._ending)
 
-    def send_stream(self, reader: FrameReader, ending: threading.Event) -> None:
+    def _send_stream(self, reader: FrameReader, ending: threading.Event) -> None:
         """Send every new frame until the client, the device or the server is gone."""
         if not reader.plugged:
             self.send_error(HTTPStatus.SERVICE_UNAVAILABLE, "the camera is unplugged")

@@ -10,32 +10,21 @@ Prints one JSON object with what it saw.
 
 from __future__ import annotations
 
-import argparse
-import importlib
 import json
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
-_STEP = 2.0  # degrees or percent from one action to the next
-_ACTIONS_PER_S = 50
-_SETTLE_S = 1.0
+from lerobot_arm import carry_out, make_importable, parser_of
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("port")
-    parser.add_argument("calibration", type=Path, help="a file of LeRobot's; its name is the robot's id")
-    parser.add_argument("--move", action="append", default=[], metavar="JOINT=POSITION")
+    parser = parser_of(__doc__)
     parser.add_argument("--cycles", type=int, default=100, help="of reading and writing that are timed")
     parser.add_argument("--still", action="store_true", help="only read the pose: no settings, no torque")
     arguments = parser.parse_args()
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    importlib.import_module("check_dataset").make_torchvision_importable()
+    make_importable()
     from lerobot.robots.so_follower import SO101Follower, SO101FollowerConfig
 
     robot = SO101Follower(
@@ -56,10 +45,7 @@ def main() -> None:
     try:
         facts["raw"] = robot.bus.sync_read("Present_Position", normalize=False)
         facts["start"] = robot.get_observation()
-        for move in arguments.move:
-            joint, _, position = move.partition("=")
-            _move(robot, f"{joint}.pos", float(position))
-        time.sleep(_SETTLE_S)
+        carry_out(robot, arguments.move)
         facts["end"] = robot.get_observation()
         facts["end_raw"] = robot.bus.sync_read("Present_Position", normalize=False)
         facts["cycle_ms"] = _cycle_ms(robot, arguments.cycles)
@@ -67,15 +53,6 @@ def main() -> None:
         robot.disconnect()
     json.dump(facts, sys.stdout, indent=2)
     print()
-
-
-def _move(robot: Any, joint: str, target: float) -> None:
-    """Go to a position in small steps."""
-    position = robot.get_observation()[joint]
-    while position != target:
-        position += min(max(target - position, -_STEP), _STEP)
-        robot.send_action({joint: position})
-        time.sleep(1.0 / _ACTIONS_PER_S)
 
 
 def _cycle_ms(robot: Any, cycles: int) -> float:

@@ -10,7 +10,6 @@ from molmoact2_drivers.dynamixel.control_table import ControlTable, Register, co
 from molmoact2_drivers.dynamixel.servo_bus import (
     BAUDS,
     DEFAULT_BAUD,
-    FoundServo,
     ServoBus,
     Torque,
     error_names,
@@ -23,6 +22,7 @@ from molmoact2_drivers.dynamixel.settings import (
     koch_leader,
     settings_from_config,
 )
+from molmoact2_drivers.servos import FoundServo
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.errors import InputError
 

@@ -28,6 +28,7 @@ from molmoact2_drivers.dynamixel.settings import (
     servo_joint,
     volatile_registers,
 )
+from molmoact2_drivers.life_cycle import require_life_cycle
 from molmoact2_drivers.protocol import LifeCycle, Measurement, RobotCapabilities, RobotState, StopPolicy
 from molmoact2_edge._core import dynamixel as core
 from molmoact2_edge.errors import InputError, RobotError
@@ -255,10 +256,7 @@ class DynamixelArm:
     # --- servos ---
 
     def _require(self, *allowed: LifeCycle) -> None:
-        if self._life_cycle not in allowed:
-            wanted = " or ".join(state.value for state in allowed)
-            cause = f" ({self._fault})" if self._fault else ""
-            raise RobotError(f"{self.name} is {self._life_cycle.value}{cause}, but must be {wanted} for this")
+        require_life_cycle(self.name, self._life_cycle, self._fault, *allowed)
 
     def _ready_port(self) -> core.DynamixelPort:
         if self._port is None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 from molmoact2_drivers.calibration import JointCalibration
 from molmoact2_drivers.dynamixel.control_table import ControlTable, Register, control_table, model_name
+from molmoact2_drivers.servos import FoundServo, require_line
 from molmoact2_edge._core import dynamixel as core
 from molmoact2_edge.errors import InputError, RobotError
 
@@ -74,21 +74,6 @@ class Torque(enum.IntEnum):
     ON = 1
 
 
-@dataclass(frozen=True)
-class FoundServo:
-    """A servo that answered."""
-
-    servo: int
-    """Its id."""
-    baud: int
-    model_number: int
-    model: str | None
-    """None: a model that the vendor's files do not have."""
-    firmware: str
-    errors: tuple[str, ...] = ()
-    """Names of the errors that it reports: voltage, temperature, encoder, electrical_shock, overload."""
-
-
 def error_names(bits: int) -> tuple[str, ...]:
     """Return what the bits of a hardware error say."""
     return tuple(name for bit, (name, _) in HARDWARE_ERRORS.items() if bits & bit)
@@ -103,10 +88,7 @@ class ServoBus:
         Raises:
             InputError: no path, or no baud rate.
         """
-        if not port:
-            raise InputError("which port? Give its path; `molmoact2-edge find-port` finds it")
-        if baud <= 0:
-            raise InputError(f"a baud rate is above 0, got {baud}")
+        require_line(port, baud)
         self.port = port
         self.baud = baud
         self.core = core.Bus(port, baud, SLACK_S)

@@ -16,7 +16,6 @@ from molmoact2_drivers.feetech.bus import (
     BAUDS,
     DEFAULT_BAUD,
     STS3215,
-    FoundServo,
     ServoBus,
     Torque,
     error_names,
@@ -24,6 +23,7 @@ from molmoact2_drivers.feetech.bus import (
 )
 from molmoact2_drivers.feetech.follower import SoFollower
 from molmoact2_drivers.feetech.leader import SoLeader
+from molmoact2_drivers.servos import FoundServo
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.config_section import Section
 from molmoact2_edge.errors import InputError

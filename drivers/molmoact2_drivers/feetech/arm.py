@@ -14,12 +14,12 @@ from molmoact2_drivers.calibration import SO_JOINTS, ArmCalibration, JointCalibr
 from molmoact2_drivers.feetech.bus import (
     DEFAULT_BAUD,
     STS3215,
-    FoundServo,
     ServoBus,
     calibration_registers,
     error_names,
 )
 from molmoact2_drivers.feetech.settings import GRIPPER, ServoSettings, apply_settings
+from molmoact2_drivers.life_cycle import require_life_cycle
 from molmoact2_drivers.protocol import (
     Joint,
     JointUnit,
@@ -30,6 +30,7 @@ from molmoact2_drivers.protocol import (
     RobotState,
     StopPolicy,
 )
+from molmoact2_drivers.servos import FoundServo
 from molmoact2_edge._core import feetech as core
 from molmoact2_edge.errors import InputError, RobotError
 
@@ -278,12 +279,7 @@ class SoArm(ABC):
     # --- inside ---
 
     def _require(self, *allowed: LifeCycle) -> None:
-        state = self.life_cycle
-        if state not in allowed:
-            wanted = " or ".join(state.value for state in allowed)
-            fault = self.fault
-            cause = f" ({fault})" if fault else ""
-            raise RobotError(f"{self.name} is {state.value}{cause}, but must be {wanted} for this")
+        require_life_cycle(self.name, self.life_cycle, self.fault, *allowed)
 
     def _servos(self) -> list[int]:
         return [joint.id for joint in self.calibration.values()]

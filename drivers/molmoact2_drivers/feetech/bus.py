@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 
 from molmoact2_drivers.calibration import RESOLUTION, JointCalibration
+from molmoact2_drivers.servos import FoundServo, require_line
 from molmoact2_edge._core import feetech as core
 from molmoact2_edge.errors import InputError, RobotError
 
@@ -37,21 +37,6 @@ class Torque(enum.IntEnum):
     """Gives way, braked."""
 
 
-@dataclass(frozen=True)
-class FoundServo:
-    """A servo that answered."""
-
-    servo: int
-    """Its id."""
-    baud: int
-    model_number: int
-    model: str | None
-    """None: a model that this package does not know."""
-    firmware: str
-    errors: tuple[str, ...] = ()
-    """Names of the errors that it reports: voltage, angle, temperature, current, overload."""
-
-
 def error_names(bits: int) -> tuple[str, ...]:
     """Return what the error bits of a status packet say."""
     return tuple(name for name, bit in core.ERROR_BITS.items() if bits & bit)
@@ -66,10 +51,7 @@ class ServoBus:
         Raises:
             InputError: no path, or no baud rate.
         """
-        if not port:
-            raise InputError("which port? Give its path; `molmoact2-edge find-port` finds it")
-        if baud <= 0:
-            raise InputError(f"a baud rate is above 0, got {baud}")
+        require_line(port, baud)
         self.core = core.ServoBus(port, baud)
 
     @property

@@ -5,9 +5,10 @@ Both wrap libfranka; each release of it speaks to one version of the arm's softw
 
 from __future__ import annotations
 
+import abc
 import importlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
@@ -120,16 +121,11 @@ def _module(name: str, extra: str) -> ModuleType:
         raise MissingExtraError(f"{name} is needed for this arm: {extra}") from error
 
 
-class _Pylibfranka:
-    """libfranka 0.18 and later: version 10 of the interface."""
+class _Libfranka(abc.ABC):
+    """What both bindings of libfranka do under the same names."""
 
-    def __init__(self, address: str, enforce_realtime: bool) -> None:
-        self._library = _module("pylibfranka", "pip install 'molmoact2-edge[franka]'")
-        config = self._library.RealtimeConfig
-        with self._errors():
-            self._robot = self._library.Robot(
-                address, config.kEnforce if enforce_realtime else config.kIgnore
-            )
+    _library: Any
+    _robot: Any
 
     def read(self) -> FciState:
         with self._errors():
@@ -145,6 +141,22 @@ class _Pylibfranka:
     def recover(self) -> None:
         with self._errors():
             self._robot.automatic_error_recovery()
+
+    @abc.abstractmethod
+    def _errors(self) -> AbstractContextManager[None]:
+        """Turn the binding's errors into FciError."""
+
+
+class _Pylibfranka(_Libfranka):
+    """libfranka 0.18 and later: version 10 of the interface."""
+
+    def __init__(self, address: str, enforce_realtime: bool) -> None:
+        self._library = _module("pylibfranka", "pip install 'molmoact2-edge[franka]'")
+        config = self._library.RealtimeConfig
+        with self._errors():
+            self._robot = self._library.Robot(
+                address, config.kEnforce if enforce_realtime else config.kIgnore
+            )
 
     def move_positions(self, step: Step) -> None:
         mode = self._library.ControllerMode.JointImpedance
@@ -186,32 +198,17 @@ class _Pylibfranka:
             raise FciError(f"{error}", lost=True) from error
 
 
-class _PandaPython:
+class _PandaPython(_Libfranka):
     """libfranka 0.9: version 5 of the interface."""
 
     def __init__(self, address: str, enforce_realtime: bool) -> None:
-        package = _module("panda_py", "pip install panda-python")
+        package = _module("panda_py", "pip install 'molmoact2-edge[franka]'")
         self._library = package.libfranka
         config = self._library.RealtimeConfig
         with self._errors():
             self._robot = self._library.Robot(
                 address, config.kEnforce if enforce_realtime else config.kIgnore
             )
-
-    def read(self) -> FciState:
-        with self._errors():
-            return _state(self._robot.read_once())
-
-    def configure(self, impedance: list[float] | None, collision: tuple[list[float], list[float]]) -> None:
-        torques, forces = collision
-        with self._errors():
-            self._robot.set_collision_behavior(torques, torques, forces, forces)
-            if impedance is not None:
-                self._robot.set_joint_impedance(impedance)
-
-    def recover(self) -> None:
-        with self._errors():
-            self._robot.automatic_error_recovery()
 
     def move_positions(self, step: Step) -> None:
         mode = self._library.ControllerMode.kJointImpedance

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from molmoact2_drivers.franka.arm_client import ArmClient, ArmSettings
 from molmoact2_drivers.franka.arm_limits import ARMS
 from molmoact2_drivers.franka.arm_memory import JOINTS, ArmState
+from molmoact2_drivers.life_cycle import require_life_cycle
 from molmoact2_drivers.protocol import (
     Joint,
     JointUnit,
@@ -311,10 +312,7 @@ class FrankaRobot:
         return self._life_cycle is not LifeCycle.ERROR
 
     def _require(self, *allowed: LifeCycle) -> None:
-        if self._life_cycle not in allowed:
-            wanted = " or ".join(state.value for state in allowed)
-            cause = f" ({self._fault})" if self._fault else ""
-            raise RobotError(f"{self.name} is {self._life_cycle.value}{cause}, but must be {wanted} for this")
+        require_life_cycle(self.name, self._life_cycle, self._fault, *allowed)
 
     def _change(self, life_cycle: LifeCycle) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from molmoact2_drivers.life_cycle import require_life_cycle
 from molmoact2_drivers.protocol import LifeCycle, RobotCapabilities, RobotState, StopPolicy
 from molmoact2_drivers.yam.arm_joints import capabilities, make_port, motor_places
 from molmoact2_drivers.yam.discovery import MotorIdentity
@@ -306,10 +307,7 @@ class YamRobot:
 
     def _require(self, *allowed: LifeCycle) -> None:
         self._look()
-        if self._life_cycle not in allowed:
-            wanted = " or ".join(state.value for state in allowed)
-            cause = f" ({self._fault})" if self._fault else ""
-            raise RobotError(f"{self.name} is {self._life_cycle.value}{cause}, but must be {wanted} for this")
+        require_life_cycle(self.name, self._life_cycle, self._fault, *allowed)
 
 
 def _insist(ask: Callable[[], bool]) -> bool:

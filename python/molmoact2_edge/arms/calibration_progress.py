@@ -28,7 +28,7 @@ class Travel:
     highest: int = 0
     position: int = 0
     known: bool = field(default=False, compare=False)
-    """Whether ``position`` was followed in this session; after a pause the shorter way from the middle counts."""
+    """Whether ``position`` was followed without a pause; after one the shorter way from the middle counts."""
 
     def move_to(self, encoder: int) -> None:
         """Take a new reading, less than half a turn from the one before."""

@@ -57,7 +57,7 @@ class Checklist:
 
     @contextmanager
     def check(self, group: str, name: str) -> Iterator[Check]:
-        """One check. An error of a device within the block is its failure, and the session goes on."""
+        """One check. An error of a device within the block is its failure, and the other checks go on."""
         check = Check(group, name)
         self.checks.append(check)
         begun = time.monotonic()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from molmoact2_drivers.life_cycle import require_life_cycle
 from molmoact2_drivers.protocol import (
     CameraCapabilities,
     Frame,
@@ -204,10 +205,7 @@ class SimRobot:
         return time.monotonic_ns()
 
     def _require(self, *allowed: LifeCycle) -> None:
-        if self._life_cycle not in allowed:
-            wanted = " or ".join(state.value for state in allowed)
-            cause = f" ({self._fault})" if self._fault else ""
-            raise RobotError(f"{self.name} is {self._life_cycle.value}{cause}, but must be {wanted} for this")
+        require_life_cycle(self.name, self._life_cycle, self._fault, *allowed)
 
     def _rest(self) -> None:
         """Makes the measured position the target, with full torque, and forgets pending commands."""
