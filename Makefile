@@ -49,7 +49,8 @@ evaluate: setup gl ## Run 50 episodes of the shipped policy in simulated time
 test: test-python test-cpp ## Run all tests
 
 test-python: setup-dev gl
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PYTEST_ARGS) -m 'not alone'
+	$(BIN)/python -m pytest -m alone
 
 test-cpp: setup-dev
 	cmake --preset tests -DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python

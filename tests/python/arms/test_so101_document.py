@@ -240,6 +240,7 @@ def _checkpoint(place: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_every_block_does_what_the_document_says(reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(reader.env["HOME"])
     found = blocks("bash")

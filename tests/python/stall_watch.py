@@ -1,0 +1,62 @@
+"""Tells whether the computer itself stood still while a test ran.
+
+Clients and drivers on a wire wait a few milliseconds for an answer. A virtual machine that is not given a processor, or
+one that compiles beside its tests, stops emulated servos and their client alike for longer than that; what is seen then
+is no fault of either. This module says that it happened, so that such a test can be repeated, and a failure on a
+computer that kept time stays a failure.
+
+As a program (``python stall_watch.py FILE``) it sleeps a few milliseconds at a time, in a process of its own so that
+no other thread's work is taken for a stall, and writes into FILE when it was last woken late.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+NAP_S = 0.005
+LATE_S = 0.02
+"""A servo's answer is waited for about as long."""
+_TIME = struct.Struct("d")
+
+
+class StallWatch:
+    """Watches from its making until it is closed."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.NamedTemporaryFile(prefix="stalls-")  # noqa: SIM115
+        self._file.write(_TIME.pack(-1.0))
+        self._file.flush()
+        self._shown = mmap.mmap(self._file.fileno(), _TIME.size, access=mmap.ACCESS_READ)
+        self._process = subprocess.Popen([sys.executable, "-S", str(Path(__file__)), self._file.name])
+
+    def stood_still_since(self, begin_s: float) -> bool:
+        """Return whether a stall ended after ``begin_s`` (seconds, monotonic)."""
+        (last,) = _TIME.unpack(self._shown[:])
+        return bool(last > begin_s)
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._shown.close()
+        self._file.close()
+
+
+def watch(path: str) -> None:
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), _TIME.size) as shown:
+        before = time.monotonic()
+        while True:
+            time.sleep(NAP_S)
+            now = time.monotonic()
+            if now - before > NAP_S + LATE_S:
+                shown[:] = _TIME.pack(now)
+            before = now
+
+
+if __name__ == "__main__":
+    watch(sys.argv[1])
