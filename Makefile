@@ -106,7 +106,7 @@ wheel: setup-dev ## Build a wheel and check that it works alone, without any ext
 	  --config-settings=cmake.define.MOLMOACT2_CUDA=OFF --config-settings=build-dir=build/wheel-cmake .
 	$(BIN)/python tools/check_wheel.py build/wheel/*.whl
 
-train: setup gl ## Train the shipped policy again (about 35 minutes on two idle cores)
+train: setup gl ## Train the shipped policy again; it says how long each part takes, and goes on where it was stopped
 	$(BIN)/python tools/train/train.py
 
 clean: ## Remove everything that was built
