@@ -5,11 +5,16 @@ As the widespread USB adapters do it, frames that were taken are not acknowledge
 
 from __future__ import annotations
 
+import re
+
 from molmoact2_emulators.damiao_codec import CanFrame
 
 _OK, _REFUSED = b"\r", b"\a"
 _LINE_MAX = 64
 _STANDARD_MAX, _EXTENDED_MAX = 0x7FF, 0x1FFFFFFF
+# Python's own readers of numbers take signs, blanks, underscores and the digits of every script.
+_HEX = "[0-9A-Fa-f]"
+_FRAME = re.compile(f"(?:([tr])({_HEX}{{3}})|([TR])({_HEX}{{8}}))([0-8])((?:{_HEX}{{2}})*)")
 
 
 def line_of(frame: CanFrame) -> bytes:
@@ -21,18 +26,13 @@ def line_of(frame: CanFrame) -> bytes:
 
 def frame_of(line: str) -> CanFrame | None:
     """Return the frame of a line without its CR; None where it is none."""
-    extended, remote = line[:1] in ("T", "R"), line[:1] in ("r", "R")
-    digits = 8 if extended else 3
-    length, data = line[1 + digits : 2 + digits], line[2 + digits :]
-    if line[:1] not in ("t", "T", "r", "R") or not length.isdigit() or int(length) > 8:
+    parts = _FRAME.fullmatch(line)
+    if parts is None:
         return None
-    if len(data) != (0 if remote else 2 * int(length)):
-        return None
-    try:
-        number, content = int(line[1 : 1 + digits], 16), bytes.fromhex(data)
-    except ValueError:
-        return None
-    if number < 0 or number > (_EXTENDED_MAX if extended else _STANDARD_MAX) or len(content) * 2 != len(data):
+    extended, remote = parts[3] is not None, line[0] in "rR"
+    number, content = int(parts[4] or parts[2], 16), bytes.fromhex(parts[6])
+    largest = _EXTENDED_MAX if extended else _STANDARD_MAX
+    if number > largest or len(content) != (0 if remote else int(parts[5])):
         return None
     return CanFrame(number, content, extended, remote)
 

@@ -16,6 +16,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from rules import LIMITS, Chunk, Rules, Setting, Tick
@@ -375,5 +376,5 @@ def test_the_sequences_met_every_reason_that_they_can() -> None:
         "stop_requested", "stop_key",
     }  # fmt: skip
     if SEQUENCES < 2000 or not seen:
-        return
+        pytest.skip("looks at what the test above has met, in 2000 sequences or more")
     assert possible <= set(seen), possible - set(seen)

@@ -306,8 +306,9 @@ def test_a_reflex_brakes_within_the_arms_own_limits() -> None:
     bench.move(VELOCITY)
     for k in range(1, 500):
         bench.command(dq=(1e-3 * k, *ZERO[1:]))
-    bench.arm.fail("joint_reflex")
     speed = bench.arm.motion.dq_d[0]
+    assert speed == pytest.approx(0.499)
+    bench.arm.fail("joint_reflex")
     while bench.arm.motion.dq_d[0] > 0.0:
         bench.arm.step(None)
         assert speed - bench.arm.motion.dq_d[0] <= FR3.acceleration[0] * 1e-3 + 1e-12

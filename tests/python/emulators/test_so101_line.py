@@ -21,6 +21,15 @@ from molmoact2_emulators.feetech_servo import Servo
 from molmoact2_emulators.pty_wire import LineTime
 
 BYTE_NS = 10_000
+INSTRUCTIONS = (
+    packets.PING,
+    packets.READ,
+    packets.WRITE,
+    packets.REG_WRITE,
+    packets.ACTION,
+    packets.SYNC_READ,
+    packets.SYNC_WRITE,
+)
 
 
 class Wire:
@@ -148,7 +157,11 @@ def test_what_makes_no_sense_is_ignored(six: Six, request_: Request) -> None:
     assert [servo.read(0, 56) for servo in six.servos] == before
 
 
-@given(st.integers(0, 254), st.integers(0, 255), st.binary(max_size=40))
+@given(
+    st.sampled_from([1, 6, 7, BROADCAST]) | st.integers(0, 254),
+    st.sampled_from(INSTRUCTIONS) | st.integers(0, 255),
+    st.binary(max_size=3) | st.binary(max_size=40),
+)
 @settings(max_examples=300)
 def test_any_request_is_answered_by_whom_it_names_or_by_nobody(
     servo: int, instruction: int, parameters: bytes

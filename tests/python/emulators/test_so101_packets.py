@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from molmoact2_emulators.feetech_packets import (
     BROADCAST,
+    HEADER,
     PING,
     SILENCE_NS,
     WRITE,
@@ -64,12 +65,14 @@ def test_without_a_silence_noise_costs_a_bounded_number_of_requests(noise: bytes
     parser = RequestParser()
     parsed(parser, noise)
     one = request.encoded()
+    # A request that holds a header of its own can be missed at the same place each time: only a silence ends that.
+    assume(HEADER not in one[1:])
     # What a false header can swallow, and once more for the false header that lies in what comes next.
     repetitions = 2 + 2 * (254 // len(one) + 1)
     assert request in parsed(parser, one * repetitions)
 
 
-@given(st.binary(max_size=400))
+@given(st.lists(st.binary(max_size=20) | requests.map(Request.encoded), max_size=8).map(b"".join))
 def test_what_is_found_was_there(noise: bytes) -> None:
     for request in parsed(RequestParser(), noise):
         assert request.encoded() in noise

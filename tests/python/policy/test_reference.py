@@ -107,6 +107,7 @@ def predict(policy: Policy, case_path: Path, **options: Any) -> Prediction:
 def test_there_are_cases_of_every_checkpoint() -> None:
     assert {"tiny-base", "tiny-think", "tiny-multicrop"} <= set(CHECKPOINTS)
     assert len(CASES) >= 11
+    assert {case.parts[0] for case in CASES if "discrete_actions" in load(case)} >= {"tiny-base"}
 
 
 @pytest.mark.parametrize("case_path", CASES, ids=str)

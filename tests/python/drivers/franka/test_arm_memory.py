@@ -75,3 +75,5 @@ def test_a_reader_beside_a_writer_never_sees_parts_of_two_values(ends: tuple[Arm
             assert state.time_ns >= seen
             seen = state.time_ns
     writer.join()
+    assert seen > 0
+    assert near.read_state() == _state(19_999)
