@@ -1,5 +1,7 @@
 #include "control/control_loop.h"
 
+#include <filesystem>
+#include <iterator>
 #include <stdexcept>
 #include <thread>
 #include <vector>
@@ -17,6 +19,12 @@ CycleOptions options(double rate_hz) {
   options.watchdogs.silence_hold = 60'000'000'000;  // only the loop is looked at here
   options.watchdogs.silence_fault = 60'000'000'000;
   return options;
+}
+
+// Of this process.
+std::size_t threads() {
+  const std::filesystem::directory_iterator all("/proc/self/task");
+  return static_cast<std::size_t>(std::distance(begin(all), end(all)));
 }
 
 bool wait_for_ticks(const ControlLoop& loop, std::uint64_t ticks) {
@@ -98,10 +106,16 @@ CASE("what the scheduler refuses is named, and the loop runs") {
 }
 
 CASE("a loop that is destroyed ends its thread") {
+  const std::size_t before = threads();
   for (int i = 0; i < 20; ++i) {
     ControlLoop loop(std::make_shared<MailboxPort>(1), options(1000), {});
     loop.start();
   }
+  // The kernel lists a thread for a moment after it was joined.
+  MonotonicClock clock;
+  const Nanoseconds give_up = clock.now() + 20'000'000'000;
+  while (threads() > before && clock.now() < give_up) clock.sleep_until(clock.now() + 1'000'000);
+  CHECK_EQ(threads(), before);
 }
 
 CASE("a stepped run is the same on every machine") {

@@ -81,6 +81,7 @@ CASE("chunks are pushed and read from several threads while the loop goes on") {
   bench.tick();
   std::atomic<bool> done{false};
   std::atomic<bool> whole{true};
+  std::atomic<int> seen{0};
   const std::uint32_t run = bench.cycle.run();
   std::vector<std::thread> threads;
   for (int producer = 0; producer < 2; ++producer) {
@@ -94,10 +95,13 @@ CASE("chunks are pushed and read from several threads while the loop goes on") {
     while (!done.load()) {
       const std::size_t count = bench.cycle.planned(run, 0, 64, rows.data());
       for (std::size_t i = 0; i < 2 * count; ++i) whole.store(whole.load() && rows[i] == rows[0]);
+      if (count > 0) ++seen;
     }
   });
-  for (int i = 0; i < 2000; ++i) bench.tick();
+  // A busy computer may give the reader no time during the first ticks.
+  for (int i = 0; i < 2000 || (seen.load() < 100 && i < 10'000'000); ++i) bench.tick();
   done.store(true);
   for (std::thread& thread : threads) thread.join();
   CHECK(whole.load());
+  CHECK(seen.load() >= 100);
 }

@@ -1,4 +1,4 @@
-// The operations of the decoder as MODEL.md's section 5 writes them, in double and without any thought of
+// The operations of the decoder as the public model defines them, in double and without any thought of
 // speed; both versions are held against it.
 #pragma once
 

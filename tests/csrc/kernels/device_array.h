@@ -54,9 +54,10 @@ class DeviceArray {
   std::size_t size_;
 };
 
-// True, and the case counts as skipped, where there is nothing to run on.
+// True, and the case counts as skipped, where there is nothing to run on. An emulated device is always there.
 inline bool no_device() {
   if (!kernels::cuda_devices().empty()) return false;
+  CHECK(!kEmulated);
   skip("no CUDA device");
   return true;
 }
