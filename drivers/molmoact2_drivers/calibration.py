@@ -5,7 +5,8 @@ what its encoder says, and the ends of the joint's range in ticks::
 
     {"shoulder_pan": {"id": 1, "drive_mode": 0, "homing_offset": -12, "range_min": 740, "range_max": 3390}, ...}
 
-Offset and range are also written to the servos; the file alone says how ticks become degrees and per cent.
+A Dynamixel servo adds the offset instead. Offset and range are also written to the servos; the file alone says how
+ticks become degrees and per cent.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from molmoact2_drivers.homing_offsets import STS_MAX
 from molmoact2_edge.errors import InputError
 
 SO_JOINTS = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "wrist_roll", "gripper")
@@ -30,7 +32,6 @@ RESOLUTION = 4096
 """Ticks of a turn."""
 _LAST_TICK = RESOLUTION - 1
 _MIDDLE_TICK = _LAST_TICK // 2
-_OFFSET_MAX = 2047  # a sign and eleven bits in the servo
 
 # Names under which LeRobot's releases have kept an arm's files, the newest first.
 _FOLDERS = {
@@ -61,12 +62,13 @@ class JointCalibration:
     drive_mode: int
     """1: a gripper that opens towards lower ticks. Without effect on joints in degrees, as in LeRobot."""
     homing_offset: int
-    """Ticks that the servo subtracts from its encoder's, so that the middle of the range reads 2047."""
+    """Ticks that the servo subtracts from its encoder's, a Dynamixel adds, so that the middle of the range reads 2047.
+    """
     range_min: int
     range_max: int
 
-    def problem(self, offset_max: int = _OFFSET_MAX) -> str | None:
-        """What is wrong, beginning with the key; None: usable. `offset_max` is what the servo's register holds."""
+    def problem(self, offset_max: int = STS_MAX) -> str | None:
+        """What is wrong, beginning with the key; None: usable. `offset_max`: see `homing_offset_max`."""
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, bool) or not isinstance(value, int):
@@ -89,9 +91,9 @@ class ArmCalibration(Mapping[str, JointCalibration]):
     """A calibrated arm: joints by name, in the file's order."""
 
     def __init__(
-        self, joints: Mapping[str, JointCalibration], path: Path | None = None, offset_max: int = _OFFSET_MAX
+        self, joints: Mapping[str, JointCalibration], path: Path | None = None, offset_max: int = STS_MAX
     ) -> None:
-        """`path` is where it came from, for messages.
+        """`path` is where it came from, for messages; `offset_max` what the servos hold: see `homing_offset_max`.
 
         Raises:
             InputError: a value that no servo can have, or two joints with one id; names joint and key.
@@ -195,9 +197,9 @@ def find_calibration(
 
 
 def load_calibration(
-    path: Path, joints: Sequence[str] = SO_JOINTS, offset_max: int = _OFFSET_MAX
+    path: Path, joints: Sequence[str] = SO_JOINTS, offset_max: int = STS_MAX
 ) -> ArmCalibration:
-    """Read a file of LeRobot's; joints come in the given order. `offset_max`: servos that count turns hold larger ones.
+    """Read a file of LeRobot's; joints come in the given order. `offset_max`: see `homing_offset_max`.
 
     Raises:
         InputError: not readable, or not complete and valid; names file, joint and key.
@@ -212,13 +214,16 @@ def load_calibration(
     return ArmCalibration({name: _joint(f"{path}: {name}", data[name]) for name in joints}, path, offset_max)
 
 
-def save_calibration(path: Path, calibration: Mapping[str, JointCalibration]) -> None:
-    """Write a file that LeRobot reads; a crash leaves the one that was there before.
+def save_calibration(
+    path: Path, calibration: Mapping[str, JointCalibration], offset_max: int = STS_MAX
+) -> None:
+    """Write a file that LeRobot reads; a crash leaves the one that was there before. `offset_max`: see
+    `homing_offset_max`.
 
     Raises:
         InputError: the values are not valid, or the file cannot be written.
     """
-    checked = ArmCalibration(calibration, path)
+    checked = ArmCalibration(calibration, path, offset_max)
     text = json.dumps({name: asdict(joint) for name, joint in checked.items()}, indent=4)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -245,10 +250,10 @@ def half_turn_offset(present: int) -> int:
         InputError: the servo's horn is so far off that its offset register cannot hold it.
     """
     offset = present - _MIDDLE_TICK
-    if abs(offset) > _OFFSET_MAX:
+    if abs(offset) > STS_MAX:
         raise InputError(
             f"the joint reads {present} ticks in the middle of its range, which is {offset} from {_MIDDLE_TICK}; an "
-            f"offset is at most {_OFFSET_MAX}. Move it a little, or mount its horn anew"
+            f"offset is at most {STS_MAX}. Move it a little, or mount its horn anew"
         )
     return offset
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from molmoact2_emulators import dynamixel_packet as wire
 from molmoact2_emulators.dynamixel_table import (
+    BAUDS,
     CURRENT_POSITION_MODE,
     EEPROM_END,
     EXTENDED_POSITION_MODE,
@@ -14,6 +15,7 @@ from molmoact2_emulators.dynamixel_table import (
     OVERLOAD,
     POSITION_MODE,
     PWM_MODE,
+    SINGLE_TURN_HOMING_LIMIT,
     TABLE_BYTES,
     VELOCITY_MODE,
     Model,
@@ -29,6 +31,7 @@ _STEP_S = 0.002
 _STEPS_MAX = 500  # after a long silence; by then the motor stands
 _LAG_S = 0.03  # of a motor behind its goal, where speed and acceleration do not limit it
 _ACCELERATION_TURNS = 40.0  # a second squared, the most that a motor does without load
+_HAND_SPEED = TICKS_PER_TURN / 2  # ticks a second, of somebody who turns the shaft
 _STIFFNESS = 3.0  # counts of current or load for each tick between goal and position
 
 _GOALS = ("Goal PWM", "Goal Current", "Goal Velocity", "Goal Position")
@@ -42,6 +45,8 @@ class Ailments:
     celsius: float | None = None
     locked: bool = False
     """Addresses below 64 take nothing."""
+    hand: float | None = None
+    """Where somebody turns the shaft to while torque is off, in its ticks; may be beyond a turn."""
 
 
 class Servo:
@@ -49,6 +54,8 @@ class Servo:
 
     def __init__(self, model: Model, servo_id: int, position: int, now_s: float) -> None:
         self.model = model
+        self.number = servo_id
+        """By which fault scripts know it, whatever id it is given later."""
         self.ailments = Ailments()
         self._registers = model.registers()
         self._by_name = {register.name: register for register in self._registers}
@@ -86,6 +93,11 @@ class Servo:
     def answers(self, now_s: float) -> bool:
         """Whether it listens at all: not while it boots."""
         return now_s >= self._silent_until_s
+
+    @property
+    def baud(self) -> int:
+        """The rate at which it hears and speaks."""
+        return BAUDS[self["Baud Rate"]]
 
     @property
     def alert(self) -> int:
@@ -292,7 +304,11 @@ class Servo:
             self["Torque Enable"] = 0
 
     def _move(self, seconds: float) -> None:
-        if not self["Torque Enable"] or self._halted:
+        if not self["Torque Enable"]:
+            self._velocity = 0.0
+            self._turn_by_hand(seconds)
+            return
+        if self._halted:
             self._velocity = 0.0
             return
         mode = self["Operating Mode"]
@@ -317,6 +333,17 @@ class Servo:
             self._velocity += max(-most, min(most, change))
             self._shaft += self._velocity * seconds / steps
 
+    def turn(self, ticks: float) -> None:
+        """Turn the shaft without the motor, at once."""
+        self._shaft += ticks
+        self._measure()
+        self["Goal Position"] = self["Present Position"]
+
+    def _turn_by_hand(self, seconds: float) -> None:
+        if self.ailments.hand is not None:
+            left = self.ailments.hand - self._shaft
+            self._shaft += math.copysign(min(abs(left), _HAND_SPEED * seconds), left)
+
     def _free_velocity(self, mode: int) -> float:
         fastest = self.model.speed_max * TICKS_PER_TURN
         if mode == VELOCITY_MODE:
@@ -331,11 +358,16 @@ class Servo:
         return -1 if self["Drive Mode"] & 1 else 1
 
     def _to_shaft(self, position: int) -> float:
-        return float(self._direction() * (position - self["Homing Offset"]))
+        return float(self._direction() * (position - self._offset()))
+
+    def _offset(self) -> int:
+        offset = self["Homing Offset"]
+        single_turn = self["Operating Mode"] == POSITION_MODE
+        return 0 if single_turn and abs(offset) > SINGLE_TURN_HOMING_LIMIT else offset
 
     def _measure(self) -> None:
         direction = self._direction()
-        position = round(direction * self._shaft) + self["Homing Offset"]
+        position = round(direction * self._shaft) + self._offset()
         self["Present Position"] = position
         self["Position Trajectory"] = self["Goal Position"]
         self["Present Velocity"] = round(direction * self._velocity / _VELOCITY_UNIT)

@@ -10,9 +10,16 @@ from dataclasses import dataclass, replace
 EEPROM_END = 64
 TABLE_BYTES = 256
 
+BAUDS = (9_600, 57_600, 115_200, 1_000_000, 2_000_000, 3_000_000, 4_000_000, 4_500_000)
+"""What the numbers of address 8 stand for."""
+SHIPPED_BAUD = 57_600
+SHIPPED_ID = 1
+
 POSITION_LIMIT = 4095
 EXTENDED_LIMIT = 1_048_575
 _HOMING_LIMIT = 1_044_479
+SINGLE_TURN_HOMING_LIMIT = 1024
+"""A homing offset beyond it is ignored in the mode that stays within a turn."""
 
 # Modes of address 11.
 CURRENT_MODE = 0
@@ -89,8 +96,8 @@ class Model:
             Register("Model Number", 0, 2, self.number, writable=False),
             Register("Model Information", 2, 4, writable=False),
             Register("Firmware Version", 6, 1, self.firmware, writable=False),
-            Register("ID", 7, 1, 1, 0, 252),
-            Register("Baud Rate", 8, 1, 1, 0, 7),
+            Register("ID", 7, 1, SHIPPED_ID, 0, 252),
+            Register("Baud Rate", 8, 1, BAUDS.index(SHIPPED_BAUD), 0, len(BAUDS) - 1),
             Register("Return Delay Time", 9, 1, 250, 0, 254),
             Register("Drive Mode", 10, 1, 0, 0, 13),
             Register("Operating Mode", 11, 1, POSITION_MODE, 0, 16),

@@ -16,12 +16,13 @@ from molmoact2_drivers.dynamixel.servo_bus import (
 )
 from molmoact2_drivers.dynamixel.settings import (
     FAMILY,
-    HOMING_OFFSET_MAX,
+    PROTOCOL,
     ArmSettings,
     ServoSettings,
     koch_leader,
     settings_from_config,
 )
+from molmoact2_drivers.homing_offsets import homing_offset_max
 from molmoact2_drivers.servos import FoundServo
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.errors import InputError
@@ -64,4 +65,5 @@ def open_leader(
     if family != FAMILY:
         raise InputError(f"no leader arm of Dynamixel servos is called {family!r}; there is {FAMILY}")
     path = calibration if calibration is not None else find_calibration(family, ArmRole.LEADER, name)
-    return KochLeader(koch_leader(port, load_calibration(path, offset_max=HOMING_OFFSET_MAX), baud))
+    joints = load_calibration(path, offset_max=homing_offset_max(PROTOCOL))
+    return KochLeader(koch_leader(port, joints, baud))

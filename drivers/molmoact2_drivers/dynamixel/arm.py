@@ -27,6 +27,7 @@ from molmoact2_drivers.dynamixel.settings import (
     position_of,
     servo_joint,
     volatile_registers,
+    whole_turns,
 )
 from molmoact2_drivers.life_cycle import require_life_cycle
 from molmoact2_drivers.protocol import LifeCycle, Measurement, RobotCapabilities, RobotState, StopPolicy
@@ -57,6 +58,7 @@ class DynamixelArm:
         self._tables: dict[str, ControlTable] = {}
         self._velocity_max: dict[str, float] = {}
         self._port: core.DynamixelPort | None = None
+        self._turns: list[int] = []  # by joint: whole turns that the port takes off what its servo counts
         self._life_cycle = LifeCycle.DISCONNECTED
         self._fault: str | None = None
         self._lock = threading.RLock()
@@ -290,14 +292,19 @@ class DynamixelArm:
         )
 
     def _configure(self) -> None:
-        joints = []
+        joints, turns = [], []
         for servo in self.settings.servos:
             table = self._tables[servo.joint]
             self._write_settings(servo, table)
+            turns.append(self._turns_of(servo))
             self._velocity_max[servo.joint] = self.bus.read(servo.id, "velocity_limit") * table.velocity_unit
             shutdown = self.bus.read(servo.id, "shutdown")
-            joints.append(servo_joint(servo, self.settings.calibration[servo.joint], table, shutdown))
-        if self._port is None:
+            joints.append(
+                servo_joint(servo, self.settings.calibration[servo.joint], table, shutdown, turns[-1])
+            )
+        if self._port is None or turns != self._turns:
+            # Whoever still has the port from before finds it silent: its goals would be a turn away.
+            self._turns = turns
             self._port = core.DynamixelPort(
                 bus=self.bus.core,
                 joints=joints,
@@ -306,6 +313,22 @@ class DynamixelArm:
                 write_limit_s=_WRITE_LIMIT_S,
             )
         self._port.resume()
+
+    def _turns_of(self, servo: ServoSettings) -> int:
+        """How many whole turns a servo counts beside its joint's range.
+
+        Raises:
+            RobotError: its mode keeps it within one turn, so that it would not take the goals.
+        """
+        turns = whole_turns(
+            self.settings.calibration[servo.joint], self.bus.read(servo.id, "present_position")
+        )
+        if turns and servo.mode == "position":
+            raise RobotError(
+                f"{self._called(servo)} stands beyond the end of its encoder's turn, over which mode {servo.mode} "
+                "cannot go: set its mode to extended_position"
+            )
+        return turns
 
     def _write_settings(self, servo: ServoSettings, table: ControlTable) -> None:
         self._have_it_answer(servo, table)
@@ -456,11 +479,16 @@ class DynamixelArm:
             if active:
                 self._clear_watchdog(servo)
             else:
-                self._write_settings(servo, table)
+                self._set_up_again(servo)
         if active:
             self._arm_watchdogs(self.settings.watchdog_units)
         self._recoveries += 1
         self._ready_port().resume()
+
+    def _set_up_again(self, servo: ServoSettings) -> None:
+        self._write_settings(servo, self._tables[servo.joint])
+        if self._turns_of(servo) != self._turns[self.settings.servos.index(servo)]:
+            raise RobotError(self._power_text(servo))  # `recover` counts its turns anew
 
     def _power_text(self, servo: ServoSettings) -> str:
         return (
@@ -523,6 +551,6 @@ class KochLeader(DynamixelArm):
 
     def _resume(self) -> None:
         for servo in self.settings.servos:
-            self._write_settings(servo, self._tables[servo.joint])
+            self._set_up_again(servo)
         self._recoveries += 1
         self._ready_port().resume()

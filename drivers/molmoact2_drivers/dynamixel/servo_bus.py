@@ -5,6 +5,7 @@ Times are generous and everything is tried again: on this side nobody has a dead
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,6 +34,11 @@ DEFAULT_BAUD = 1_000_000
 SLACK_S = 0.004
 """What a USB adapter and the scheduler may add to an answer's time on the wire, in the loop."""
 
+POSITION_MODE = 3
+EXTENDED_POSITION_MODE = 4
+SINGLE_TURN_OFFSET_MAX = 1024
+"""A servo in POSITION_MODE ignores a larger homing offset, says its manual, without refusing it."""
+
 ID_MAX = 252
 _BROADCAST = 254
 _PING, _READ, _WRITE, _REBOOT = 0x01, 0x02, 0x03, 0x08
@@ -42,7 +48,7 @@ _PING_TIMEOUT_S = 0.02
 _PING_TRIES = 3
 _ONE_BY_ONE = 16  # so few ids are asked one after the other
 _PING_ROUNDS = 2
-_PING_ANSWER_BYTES = 14
+_PING_REQUEST_BYTES, _PING_ANSWER_BYTES = 10, 14
 _PING_SLOT_S = 0.003
 _REBOOT_S = 3.0
 _ALERT = 0x80
@@ -130,22 +136,26 @@ class ServoBus:
 
     def identify(self, servo: int) -> FoundServo | None:
         """Return what a servo says about itself; None where none answers."""
-        identity = self._identity(servo, _PING_TIMEOUT_S, _PING_TRIES)
-        return None if identity is None else self._found(servo, *identity)
+        wire_s = (_PING_REQUEST_BYTES + _PING_ANSWER_BYTES) * 10.0 / self.baud
+        return self._identify(servo, _PING_TIMEOUT_S + wire_s, _PING_TRIES)
 
     def scan(self, servos: Iterable[int] = range(ID_MAX + 1)) -> list[FoundServo]:
-        """Return those of these ids that answer, lowest first. Many are asked all at once, in some two seconds."""
+        """Return those of these ids that answer, lowest first. Many are asked all at once, in two seconds or less."""
         wanted = sorted(set(servos))
         if len(wanted) > _ONE_BY_ONE:
-            wanted = sorted(self._everybody() & set(wanted))
-        found = [self.identify(servo) for servo in wanted]
+            wanted = sorted(self._everybody(wanted[-1]) & set(wanted))
+            found = [
+                self._identify(servo, _TIMEOUT_S, _TRIES) for servo in wanted
+            ]  # they are there: with patience
+        else:
+            found = [self.identify(servo) for servo in wanted]
         if not self.core.is_open:
             raise RobotError(f"{self.port} was unplugged; plug it in again")
         return [servo for servo in found if servo is not None]
 
-    def _everybody(self) -> set[int]:
+    def _everybody(self, highest: int) -> set[int]:
         # Each answers in the place that its id gives it, as the vendor's library waits for them.
-        window_s = (ID_MAX + 1) * (_PING_ANSWER_BYTES * 10.0 / self.baud + _PING_SLOT_S) + _TIMEOUT_S
+        window_s = (highest + 1) * (_PING_ANSWER_BYTES * 10.0 / self.baud + _PING_SLOT_S) + _TIMEOUT_S
         found: set[int] = set()
         for _ in range(_PING_ROUNDS):
             _, answers = self.core.broadcast_ping(window_s)
@@ -173,9 +183,17 @@ class ServoBus:
                 return int.from_bytes(data[:2], "little"), data[2]
         return None
 
+    def _identify(self, servo: int, timeout_s: float, tries: int) -> FoundServo | None:
+        identity = self._identity(servo, timeout_s, tries)
+        return None if identity is None else self._found(servo, *identity)
+
     def _found(self, servo: int, model_number: int, firmware: int) -> FoundServo:
         name = model_name(model_number)
-        errors = error_names(self.read(servo, "hardware_error_status")) if name is not None else ()
+        errors: tuple[str, ...] = ()
+        if name is not None:
+            # Two servos with one id answer a ping as one, and garble the rest: it is still somebody who was found.
+            with contextlib.suppress(RobotError):
+                errors = error_names(self.read(servo, "hardware_error_status"))
         return FoundServo(servo, self.baud, model_number, name, str(firmware), errors)
 
     # --- registers ---
@@ -355,13 +373,28 @@ class ServoBus:
         self._tables.pop(servo, None)
 
     def write_calibration(self, calibration: Mapping[str, JointCalibration]) -> None:
-        """Write offset and limits of every joint; servos let go meanwhile.
+        """Write offset and limits of every joint, in a mode that heeds them; servos let go meanwhile.
 
         Raises:
             RobotError: one does not answer, or does not take them.
         """
         for joint in calibration.values():
-            self.write_eeprom(joint.id, calibration_registers(joint))
+            registers = calibration_registers(joint)
+            if self._ignores(joint.id, joint.homing_offset):
+                registers = {"operating_mode": EXTENDED_POSITION_MODE, **registers}
+            self.write_eeprom(joint.id, registers)
+
+    def homing_offset(self, servo: int) -> int:
+        """Return what a servo adds to its encoder's ticks now: nothing where its mode ignores its offset.
+
+        Raises:
+            RobotError: it does not answer.
+        """
+        offset = self.read(servo, "homing_offset")
+        return 0 if self._ignores(servo, offset) else offset
+
+    def _ignores(self, servo: int, offset: int) -> bool:
+        return abs(offset) > SINGLE_TURN_OFFSET_MAX and self.read(servo, "operating_mode") == POSITION_MODE
 
     def reset_calibration(self, servo: int) -> None:
         """Take offset and limits away, for a new calibration: counted over turns, so that none of them is an end.
@@ -372,7 +405,12 @@ class ServoBus:
         self.write_checked(servo, "torque_enable", 0)
         self.write_eeprom(
             servo,
-            {"operating_mode": 4, "homing_offset": 0, "min_position_limit": 0, "max_position_limit": 4095},
+            {
+                "operating_mode": EXTENDED_POSITION_MODE,
+                "homing_offset": 0,
+                "min_position_limit": 0,
+                "max_position_limit": 4095,
+            },
         )
 
     def reboot(self, servo: int) -> None:

@@ -15,7 +15,14 @@ from molmoact2_drivers.calibration import (
     load_calibration,
 )
 from molmoact2_drivers.dynamixel.control_table import TICKS_PER_TURN, ControlTable
-from molmoact2_drivers.dynamixel.servo_bus import DEFAULT_BAUD, calibration_registers
+from molmoact2_drivers.dynamixel.servo_bus import (
+    DEFAULT_BAUD,
+    EXTENDED_POSITION_MODE,
+    POSITION_MODE,
+    SINGLE_TURN_OFFSET_MAX,
+    calibration_registers,
+)
+from molmoact2_drivers.homing_offsets import homing_offset_max
 from molmoact2_drivers.protocol import Joint, JointUnit
 from molmoact2_edge._core.dynamixel import ServoJoint
 from molmoact2_edge.config import RobotConfig
@@ -23,10 +30,9 @@ from molmoact2_edge.config_section import Section
 from molmoact2_edge.errors import InputError, RobotError
 
 FAMILY = "koch"
-HOMING_OFFSET_MAX = 1_044_479
-"""In ticks: extended positions count turns, and a horn near the encoder's end may have been turned over it."""
+PROTOCOL = "dynamixel"
 GRIPPER = "gripper"
-MODES = {"position": 3, "extended_position": 4, "current_position": 5}
+MODES = {"position": POSITION_MODE, "extended_position": EXTENDED_POSITION_MODE, "current_position": 5}
 _WATCHDOG_UNIT_S = 0.020
 _WATCHDOG_MAX = 127
 _LAST_TICK = TICKS_PER_TURN - 1  # LeRobot's scale: a turn has 4095 steps
@@ -91,6 +97,12 @@ class ArmSettings:
                     f"{self.name}: {servo.joint} is servo {servo.id} here and servo "
                     f"{self.calibration[servo.joint].id} in its calibration; is it that of another arm?"
                 )
+            offset = self.calibration[servo.joint].homing_offset
+            if MODES[servo.mode] == POSITION_MODE and abs(offset) > SINGLE_TURN_OFFSET_MAX:
+                raise InputError(
+                    f"{self.name}: {servo.joint} has a homing offset of {offset}, and in mode {servo.mode} a servo "
+                    f"ignores one beyond {SINGLE_TURN_OFFSET_MAX}: set its mode to extended_position"
+                )
         if not _WATCHDOG_UNIT_S <= self.watchdog_s <= _WATCHDOG_UNIT_S * _WATCHDOG_MAX:
             raise InputError(
                 f"{self.name}: bus_watchdog_s must be 0.02 to {_WATCHDOG_UNIT_S * _WATCHDOG_MAX:g}, "
@@ -127,11 +139,12 @@ def settings_from_config(config: RobotConfig) -> ArmSettings:
             f"got {', '.join(servo.joint for servo in servos)}"
         )
     path = Path(file) if file is not None else find_calibration(FAMILY, ArmRole.FOLLOWER, arm_id)
+    offset_max = min(homing_offset_max(PROTOCOL, servo.model) for servo in servos)
     return ArmSettings(
         name=config.name,
         port=port,
         servos=servos,
-        calibration=load_calibration(path, tuple(config.joints), HOMING_OFFSET_MAX),
+        calibration=load_calibration(path, tuple(config.joints), offset_max),
         baud=baud,
         watchdog_s=watchdog_s,
         read_limit_s=0.5 / config.loop.rate_hz,
@@ -193,10 +206,20 @@ def indirect_addresses(table: ControlTable) -> bytes:
     return b"".join(address.to_bytes(2, "little") for address in addresses)
 
 
+def whole_turns(joint: JointCalibration, ticks: int) -> int:
+    """Return by how many turns a position lies beside the joint's range, to the nearest.
+
+    A servo that got its power begins to count within the encoder's turn, and a range may lie across its end: the same
+    pose then reads a whole turn more, or less, than when it was calibrated.
+    """
+    return round((ticks - (joint.range_min + joint.range_max) / 2) / TICKS_PER_TURN)
+
+
 def servo_joint(
-    servo: ServoSettings, joint: JointCalibration, table: ControlTable, shutdown: int
+    servo: ServoSettings, joint: JointCalibration, table: ControlTable, shutdown: int, turns: int = 0
 ) -> ServoJoint:
-    """Return how the port converts a joint; ``shutdown`` is the servo's register of that name.
+    """Return how the port converts a joint; ``shutdown`` is the servo's register of that name, ``turns`` the whole
+    turns that it counts too many.
 
     As LeRobot does it: degrees from the middle of the range, 4095 steps a turn; the gripper from 0 at the lower end to
     100 at the upper.
@@ -204,13 +227,14 @@ def servo_joint(
     scale = units_per_tick(servo, joint)
     percent = servo.unit is JointUnit.PERCENT
     amperes = table.amperes_per_count
+    beside = turns * TICKS_PER_TURN
     return ServoJoint(
         id=servo.id,
         block_address=table["indirect_data_1"].address,
-        zero_ticks=float(joint.range_min) if percent else (joint.range_min + joint.range_max) / 2,
+        zero_ticks=beside + (joint.range_min if percent else (joint.range_min + joint.range_max) / 2),
         units_per_tick=scale,
-        ticks_min=joint.range_min,
-        ticks_max=joint.range_max,
+        ticks_min=beside + joint.range_min,
+        ticks_max=beside + joint.range_max,
         clamp_measured=percent,
         velocity_per_count=table.velocity_unit * TICKS_PER_TURN * scale,
         amperes_per_count=math.nan if amperes is None else amperes,
@@ -226,7 +250,8 @@ def units_per_tick(servo: ServoSettings, joint: JointCalibration) -> float:
 
 
 def position_of(servo: ServoSettings, joint: JointCalibration, ticks: int) -> float:
-    """Return a position in the joint's unit."""
+    """Return a position in the joint's unit, whichever turn the servo counts."""
+    ticks -= whole_turns(joint, ticks) * TICKS_PER_TURN
     if servo.unit is JointUnit.PERCENT:
         ticks = min(joint.range_max, max(joint.range_min, ticks))
         return (ticks - joint.range_min) * units_per_tick(servo, joint)

@@ -297,6 +297,14 @@ class ServoBus:
             for joint in calibration.values()
         }
 
+    def homing_offset(self, servo: int) -> int:
+        """Return what a servo subtracts from its encoder's ticks.
+
+        Raises:
+            RobotError: it does not answer.
+        """
+        return self.read(servo, "homing_offset")
+
     def statistics(self) -> dict[str, int]:
         """Return what was counted since the bus was made: exchanges, retries, timeouts, checksum_errors, ..."""
         return self.core.statistics()

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from molmoact2_drivers.calibration import ArmRole
+from molmoact2_drivers.homing_offsets import homing_offset_max
 from molmoact2_edge.config import RobotConfig
 from molmoact2_edge.errors import InputError
 
@@ -40,6 +41,11 @@ class ArmServos:
     @property
     def joints(self) -> tuple[str, ...]:
         return tuple(self.ids)
+
+    @property
+    def homing_offset_max(self) -> int:
+        """The largest homing offset, in ticks, that each of them can keep."""
+        return min(homing_offset_max(self.protocol, model) for model in self.models.values())
 
     def joint_of(self, servo: int) -> str | None:
         """The joint that has the id ``servo``; None where none has."""
@@ -90,7 +96,7 @@ def arm_servos(config: RobotConfig, role: ArmRole = ArmRole.FOLLOWER) -> ArmServ
     named = config.connection.get("servos") if role is ArmRole.FOLLOWER else None
     if isinstance(named, Mapping) and tuple(named) == joints:
         ids = {joint: int(servo["id"]) for joint, servo in named.items()}
-        models = {joint: str(servo["model"]).lower() for joint, servo in named.items()}
+        models = {joint: str(servo.get("model") or "").lower() for joint, servo in named.items()}
     else:
         usual = kind.leader if role is ArmRole.LEADER else kind.follower
         if len(joints) != len(usual):

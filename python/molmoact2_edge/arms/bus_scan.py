@@ -105,6 +105,8 @@ def several_answer(bus: ServoBus, servo: int) -> bool:
 
     To a ping they all say the same, at the same time. Their positions differ: bytes come, but hardly ever a packet.
     """
+    if _silent(bus, servo):
+        return False
     garbled = 0
     for _ in range(_TRIES):
         before = damaged_packets(bus)
@@ -113,6 +115,15 @@ def several_answer(bus: ServoBus, servo: int) -> bool:
         except RobotError:
             garbled += damaged_packets(bus) > before
     return garbled >= _TRIES - 1
+
+
+def _silent(bus: ServoBus, servo: int) -> bool:
+    """Whether an id says nothing at all: a ping shows it sooner than the patience of a read."""
+    before = damaged_packets(bus)
+    try:
+        return bus.identify(servo) is None and damaged_packets(bus) == before
+    except RobotError:
+        return False
 
 
 def damaged_packets(bus: ServoBus) -> int:

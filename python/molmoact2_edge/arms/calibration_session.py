@@ -23,7 +23,6 @@ MIDDLE = 2047
 """What a joint reads in the middle pose, as LeRobot has it."""
 
 _LAST = TURN - 1
-_OFFSET_MAX = 2047  # of a Feetech servo's register, and of a file
 _MOVED_TICKS = 100  # 9 degrees: less is a nudge
 _SPAN_SHARE = 0.8  # of what such a joint turns from stop to stop
 _EDGE_TICKS = 20
@@ -76,7 +75,8 @@ class CalibrationSession:
         self._bus = bus
         self._ids = list(arm.ids.values())
         self._sign = 1 if arm.protocol == FEETECH else -1
-        self._offsets = {joint: bus.read(number, "homing_offset") for joint, number in arm.ids.items()}
+        self._offsets = {joint: bus.homing_offset(number) for joint, number in arm.ids.items()}
+        self._offset_max = arm.homing_offset_max
         self.progress = CalibrationProgress.load(target, arm.joints)
 
     # --- steps ---
@@ -117,7 +117,8 @@ class CalibrationSession:
         if unusable:
             raise InputError("; ".join(f"{view.joint}: {view.trouble}" for view in unusable))
         return ArmCalibration(
-            {joint: self._joint(joint, travel) for joint, travel in self.progress.travels.items()}
+            {joint: self._joint(joint, travel) for joint, travel in self.progress.travels.items()},
+            offset_max=self._offset_max,
         )
 
     def write(self, calibration: ArmCalibration) -> Path | None:
@@ -128,7 +129,7 @@ class CalibrationSession:
         """
         self.apply(calibration)
         backup = self._keep_existing()
-        save_calibration(self.target, calibration)
+        save_calibration(self.target, calibration, self._offset_max)
         self.progress.remove()
         return backup
 
@@ -178,8 +179,8 @@ class CalibrationSession:
             raise RobotError("the middle pose comes first: take_middle()")
 
     def _offset(self, encoder: int) -> int:
-        # At one encoder value of 4096 the register falls short by a tick, which then reads 2048 in the middle.
-        return max(-_OFFSET_MAX, min(_OFFSET_MAX, self._sign * (encoder - MIDDLE)))
+        # At one encoder value of 4096 a Feetech's register falls short by a tick, which then reads 2048 in the middle.
+        return max(-self._offset_max, min(self._offset_max, self._sign * (encoder - MIDDLE)))
 
     def _view(self, joint: str, travel: Travel) -> JointView:
         reads = travel.middle - self._sign * self._offset(travel.middle)

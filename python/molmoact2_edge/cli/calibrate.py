@@ -65,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     arm = arm_servos(load_robot(arguments.robot), ArmRole.LEADER if arguments.leader else ArmRole.FOLLOWER)
     target, exists = _target(arm, arguments)
-    existing = load_calibration(target, arm.joints) if exists else None
+    existing = load_calibration(target, arm.joints, arm.homing_offset_max) if exists else None
     terminal = Terminal()
     if (arguments.check or arguments.apply) and existing is None:
         raise InputError(

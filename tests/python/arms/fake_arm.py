@@ -147,6 +147,9 @@ class FakeBus:
     def read_many(self, servos: Sequence[int], register: str) -> dict[int, int]:
         return {servo: self.read(servo, register) for servo in servos}
 
+    def homing_offset(self, servo: int) -> int:
+        return self.registers[servo]["homing_offset"]
+
     def set_torque(self, servos: Iterable[int], torque: Any) -> None:
         self.torque.update(dict.fromkeys(servos, torque))
 

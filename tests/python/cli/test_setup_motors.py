@@ -61,6 +61,44 @@ def test_an_unpacked_arm_gets_its_ids_with_a_pause_in_between(state: dict[str, s
     assert list(Path(state["XDG_STATE_HOME"]).rglob("*.json")) == []
 
 
+@pytest.mark.slow
+def test_unpacked_dynamixel_motors_get_ids_and_the_arm_s_baud_rate(state: dict[str, str]) -> None:
+    with emulator("dynamixel", "--unpacked", "--unpaced") as arm:
+        command = ("setup-motors", "--robot", "koch", "--port", arm.address)
+        with at_terminal(*command, env=state) as person:
+            person.answers("gripper (id 6): connect this motor alone")  # the whole chain is still connected
+            person.sees("Refused: more than one motor answers (several with id 1)")
+            only(arm, 2)  # an XL430, which belongs into the shoulder
+            person.answers("gripper (id 6): connect this motor alone")
+            person.sees("Refused: gripper of koch wants a xl330-m288, this motor is a xl430-w250")
+            for joint in reversed(JOINTS):
+                done = set_up(person, arm, joint)
+                assert "baud rate 57600 -> 1000000" in done
+                assert joint == "shoulder_pan" or f"id 1 -> {JOINTS.index(joint) + 1}" in done
+            arm.fault("clear only")
+            person.answers("Connect the whole chain")
+            person.sees("All motors of koch answer")
+            assert person.exit_code() == 0
+        scan = json.loads(run_command("scan", "--port", arm.address, "--robot", "koch", "--json").stdout)
+        assert [servo["joint"] for servo in scan["servos"]] == list(JOINTS)
+        assert {servo["baud"] for servo in scan["servos"]} == {1_000_000}
+        assert scan["findings"] == []
+
+
+@pytest.mark.parametrize("baud", [9_600, 115_200])
+def test_a_dynamixel_motor_is_found_at_any_rate_and_brought_to_the_arm_s(
+    state: dict[str, str], baud: int
+) -> None:
+    with emulator("dynamixel", "--servos", "6:xl330-m288", "--baud", str(baud)) as arm:
+        command = ("setup-motors", "--robot", "koch", "--port", arm.address, "--joint", "gripper")
+        with at_terminal(*command, env=state) as person:
+            person.answers("gripper (id 6): connect this motor alone")
+            person.sees(f"gripper: baud rate {baud} -> 1000000. Read back.")
+            assert person.exit_code() == 0
+        scan = run_command("scan", "--port", arm.address, "--protocol", "dynamixel", "--json")
+        assert [servo["servo"] for servo in json.loads(scan.stdout)["servos"]] == [6]
+
+
 def test_no_motor_is_told(state: dict[str, str]) -> None:
     with emulator("so101", "--unpaced") as arm:
         for servo in range(1, 7):

@@ -20,7 +20,7 @@ BAUD = 1_000_000
 IDS = (1, 2, 3, 4, 5, 6)
 EXTENDED_POSITION = 4
 # Addresses, as in the vendor's manual.
-RETURN_DELAY, OPERATING_MODE, HOMING_OFFSET, MAX_POSITION = 9, 11, 20, 48
+ID, BAUD_RATE, RETURN_DELAY, OPERATING_MODE, HOMING_OFFSET, MAX_POSITION = 7, 8, 9, 11, 20, 48
 TORQUE, HARDWARE_ERROR, WATCHDOG, GOAL, POSITION, TEMPERATURE = 64, 70, 98, 116, 132, 146
 
 
@@ -156,11 +156,54 @@ def test_reboot_forgets_what_does_not_last(vendor: Vendor) -> None:
     assert vendor.read(5, POSITION, 4) == 2148
 
 
-def test_factory_reset_keeps_the_id_where_it_is_told_to(vendor: Vendor) -> None:
+@pytest.mark.parametrize(("option", "baud"), [(0x01, 57_600), (0x02, BAUD)])
+def test_factory_reset_keeps_the_id_and_the_rate_where_it_is_told_to(
+    vendor: Vendor, option: int, baud: int
+) -> None:
     assert vendor.write(6, MAX_POSITION, 4, 3000) == 0
-    assert vendor.packets.factoryReset(vendor.port, 6, 0x01) == (sdk.COMM_SUCCESS, 0)
+    assert vendor.packets.factoryReset(vendor.port, 6, option) == (sdk.COMM_SUCCESS, 0)
+    assert vendor.port.setBaudRate(baud)
     vendor.wait_for_answer(6)
     assert vendor.read(6, MAX_POSITION, 4) == 4095
+
+
+def test_a_client_at_another_rate_hears_nothing(vendor: Vendor) -> None:
+    for baud in (9_600, 57_600, 115_200, 2_000_000, 3_000_000, 4_000_000):
+        assert vendor.port.setBaudRate(baud)
+        assert vendor.packets.ping(vendor.port, 1)[1] == sdk.COMM_RX_TIMEOUT
+        assert vendor.packets.write4ByteTxRx(vendor.port, 1, GOAL, 100)[0] == sdk.COMM_RX_TIMEOUT
+    assert vendor.port.setBaudRate(BAUD)
+    assert vendor.read(1, GOAL, 4) == 2048
+
+
+def test_a_servo_with_a_new_rate_is_heard_there_and_nowhere_else(vendor: Vendor) -> None:
+    assert vendor.write(5, BAUD_RATE, 1, 1) == 0
+    assert vendor.packets.ping(vendor.port, 5)[1] == sdk.COMM_RX_TIMEOUT
+    assert vendor.read(4, BAUD_RATE, 1) == 3
+    assert vendor.port.setBaudRate(57_600)
+    found, result = vendor.packets.broadcastPing(vendor.port)
+    assert (result, list(found)) == (sdk.COMM_SUCCESS, [5])
+    assert vendor.write(5, BAUD_RATE, 1, 3) == 0
+    assert vendor.port.setBaudRate(BAUD)
+    assert vendor.read(5, POSITION, 4) == 2048
+
+
+def test_servos_as_shipped_share_id_and_rate_and_get_others_one_at_a_time() -> None:
+    with emulator("dynamixel", "--unpacked") as arm:
+        vendor = Vendor(arm.address)
+        assert vendor.packets.ping(vendor.port, 1)[1] == sdk.COMM_RX_TIMEOUT
+        assert vendor.port.setBaudRate(57_600)
+        assert vendor.packets.ping(vendor.port, 1)[1] != sdk.COMM_SUCCESS  # two models at once
+        arm.fault("only servo=6")
+        assert vendor.packets.ping(vendor.port, 1) == (1200, sdk.COMM_SUCCESS, 0)
+        assert vendor.packets.write1ByteTxRx(vendor.port, 1, ID, 6)[0] == sdk.COMM_SUCCESS
+        assert vendor.write(6, BAUD_RATE, 1, 3) == 0
+        arm.fault("clear only")
+        assert vendor.packets.ping(vendor.port, 6)[1] == sdk.COMM_RX_TIMEOUT
+        assert vendor.port.setBaudRate(BAUD)
+        found, result = vendor.packets.broadcastPing(vendor.port)
+        assert (result, list(found)) == (sdk.COMM_SUCCESS, [6])
+        vendor.port.closePort()
 
 
 def test_the_bus_watchdog_stops_a_servo_that_nobody_speaks_to(arm: EmulatorProcess, vendor: Vendor) -> None:

@@ -9,8 +9,14 @@ from hypothesis import strategies as st
 from molmoact2_edge.errors import InputError
 from molmoact2_emulators import dynamixel_packet as wire
 from molmoact2_emulators.dynamixel import parse_servos
-from molmoact2_emulators.dynamixel_servo import Servo
-from molmoact2_emulators.dynamixel_table import EXTENDED_LIMIT, MODELS, VELOCITY_MODE
+from molmoact2_emulators.dynamixel_servo import Ailments, Servo
+from molmoact2_emulators.dynamixel_table import (
+    CURRENT_POSITION_MODE,
+    EXTENDED_LIMIT,
+    EXTENDED_POSITION_MODE,
+    MODELS,
+    VELOCITY_MODE,
+)
 
 TORQUE, WATCHDOG, PROFILE_VELOCITY, GOAL = 64, 98, 112, 116
 
@@ -53,12 +59,39 @@ def test_without_torque_nothing_moves_and_another_direction_counts_backwards() -
     put(servo, GOAL, 4, 3000)
     servo.advance(1.0)
     assert servo["Present Position"] == 2100
-    assert put(servo, 20, 4, 5000) == 0
+    assert put(servo, 20, 4, 800) == 0
     servo.advance(1.1)
-    assert servo["Present Position"] == 7100
+    assert servo["Present Position"] == 2900
     assert put(servo, 10, 1, 1) == 0
     servo.advance(1.2)
-    assert servo["Present Position"] == 2900
+    assert servo["Present Position"] == -1300
+
+
+def test_a_homing_offset_beyond_a_quarter_turn_counts_only_where_turns_do() -> None:
+    servo = make(position=2100)
+    assert put(servo, 20, 4, 1025) == 0
+    assert servo["Present Position"] == 2100
+    assert put(servo, 20, 4, -1024) == 0
+    assert servo["Present Position"] == 1076
+    assert put(servo, 20, 4, 1_044_480) == wire.DATA_RANGE
+    for mode in (EXTENDED_POSITION_MODE, CURRENT_POSITION_MODE):
+        assert put(servo, 11, 1, mode) == 0
+        assert put(servo, 20, 4, -1_044_479) == 0
+        assert servo["Present Position"] == 2100 - 1_044_479
+
+
+def test_a_hand_turns_the_shaft_as_long_as_the_motor_lets_go() -> None:
+    servo = make()
+    servo.ailments = Ailments(hand=5000.0)
+    servo.advance(1.0)
+    assert 2048 < servo["Present Position"] < 5000
+    servo.advance(3.0)
+    assert servo["Present Position"] == 5000
+    put(servo, 11, 1, EXTENDED_POSITION_MODE)
+    put(servo, TORQUE, 1, 1)
+    servo.ailments = Ailments(hand=100.0)
+    servo.advance(6.0)
+    assert servo["Present Position"] == 5000
 
 
 def test_beyond_a_turn_it_counts_on_until_it_loses_its_power() -> None:
@@ -146,3 +179,5 @@ def test_lines_that_cannot_be_are_refused() -> None:
     for text in ("1", "x:xl430-w250", "1:xl999", "1:xl430-w250,1:xl430-w250", "253:xl430-w250"):
         with pytest.raises(InputError, match="servos"):
             parse_servos(text, 0.0)
+    with pytest.raises(InputError, match=r"baud must be one of 9600, 57600, .*, got 500000"):
+        parse_servos("1:xl430-w250", 0.0, 500_000)

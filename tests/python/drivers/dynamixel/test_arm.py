@@ -14,6 +14,7 @@ from drivers.dynamixel.koch import CALIBRATION, make_arm, wait_until, write_cali
 from emulators.processes import EmulatorProcess, emulator
 
 from molmoact2_drivers import Robot
+from molmoact2_drivers.calibration import JointCalibration
 from molmoact2_drivers.dynamixel import DynamixelArm, ServoBus, Torque, open_leader
 from molmoact2_drivers.protocol import JointUnit, LifeCycle, StopPolicy
 from molmoact2_edge.config import load_robot
@@ -349,6 +350,110 @@ def test_an_offset_of_more_than_half_a_turn_is_no_error_here(tmp_path: Path) -> 
     path = tmp_path / "turned.json"
     path.write_text(json.dumps(joints), encoding="utf-8")
     assert make_arm("/dev/null", path).settings.calibration["wrist_flex"].homing_offset == -2600
+
+
+def test_an_offset_that_a_servo_would_ignore_in_its_mode_is_refused(tmp_path: Path) -> None:
+    servos = dict(load_robot("koch").connection["servos"])
+    servos["wrist_flex"] = {**servos["wrist_flex"], "mode": "position"}
+    joints = {name: dict(joint) for name, joint in CALIBRATION.items()}
+    path = tmp_path / "turned.json"
+    for offset in (1024, -1025):
+        joints["wrist_flex"]["homing_offset"] = offset
+        path.write_text(json.dumps(joints), encoding="utf-8")
+        if offset == 1024:
+            make_arm("/dev/null", path, servos=servos)
+        else:
+            with pytest.raises(InputError, match="in mode position a servo ignores one beyond 1024"):
+                make_arm("/dev/null", path, servos=servos)
+
+
+ACROSS = {"elbow_flex": (1900, 900, 3200), "gripper": (1900, 1800, 2900)}
+"""Offset and range of joints whose ranges lie across the ends of their encoders."""
+
+
+@pytest.fixture
+def across(tmp_path: Path) -> Path:
+    joints = {name: dict(joint) for name, joint in CALIBRATION.items()}
+    for name, (offset, low, high) in ACROSS.items():
+        joints[name] |= {"homing_offset": offset, "range_min": low, "range_max": high}
+    path = tmp_path / "across.json"
+    path.write_text(json.dumps(joints), encoding="utf-8")
+    return path
+
+
+def test_a_joint_that_was_switched_on_beyond_its_encoder_s_end_stands_where_it_stands(across: Path) -> None:
+    """A servo counts from its encoder's turn on: elbow and gripper here read a whole turn too much."""
+    servos = KOCH.replace("3:xl330-m288", "3:xl330-m288:3500").replace("6:xl330-m288", "6:xl330-m288:4090")
+    with emulator("dynamixel", "--servos", servos) as process:
+        arm = make_arm(process.address, across)
+        arm.connect()
+        arm.configure()
+        start = arm.read_state().positions
+        assert start[2] == pytest.approx((3500 - 4096 + 1900 - 2050) * 360 / 4095)
+        assert start[5] == pytest.approx((4090 - 4096 + 1900 - 1800) / 1100 * 100)
+        arm.activate()
+        before = arm.bus.read_many([3, 6], "present_position")
+        assert arm.read_state().positions == pytest.approx(start, abs=0.2)
+        target = start + np.array([0.0, 0.0, 5.0, 0.0, 0.0, 40.0])
+        arm.write_targets(target)
+        wait_until(lambda: bool(np.abs(arm.read_state().positions - target).max() < 0.2))
+        after = arm.bus.read_many([3, 6], "present_position")
+        # The motors have gone the small way, and not back by a turn.
+        assert after[3] - before[3] == pytest.approx(5.0 * 4095 / 360, abs=3)
+        assert after[6] - before[6] == pytest.approx(0.4 * 1100, abs=3)
+        arm.disconnect()
+
+
+def test_turns_are_counted_anew_after_a_loss_of_power(across: Path) -> None:
+    with emulator("dynamixel", "--servos", KOCH.replace("3:xl330-m288", "3:xl330-m288:100")) as process:
+        arm = make_arm(process.address, across)
+        arm.connect()
+        arm.configure()
+        arm.activate()
+        target = arm.read_state().positions - np.array([0.0, 0.0, 40.0, 0.0, 0.0, 0.0])
+        arm.write_targets(target)  # over the encoder's end, downwards
+        wait_until(lambda: bool(np.abs(arm.read_state().positions - target).max() < 0.2))
+        assert arm.bus.read(3, "present_position") < 1900
+        process.fault("power_loss servo=3 duration=0.1")
+        wait_until(lambda: arm.life_cycle is LifeCycle.ERROR)
+        time.sleep(0.5)
+        arm.recover()
+        assert arm.bus.read(3, "present_position") > 1900 + 2048
+        assert arm.read_state().positions == pytest.approx(target, abs=0.2)
+        arm.activate()
+        arm.write_targets(target + np.array([0.0, 0.0, 10.0, 0.0, 0.0, 0.0]))
+        wait_until(lambda: bool(abs(arm.read_state().positions[2] - target[2] - 10.0) < 0.2))
+        assert arm.bus.read(3, "present_position") > 1900 + 2048
+        arm.disconnect()
+
+
+def test_a_servo_that_stays_within_a_turn_is_not_driven_over_its_end(tmp_path: Path) -> None:
+    servos = dict(load_robot("koch").connection["servos"])
+    servos["elbow_flex"] = {**servos["elbow_flex"], "mode": "position"}
+    joints = {name: dict(joint) for name, joint in CALIBRATION.items()}
+    joints["elbow_flex"] |= {"homing_offset": 1000, "range_min": 100, "range_max": 3200}
+    path = tmp_path / "across.json"
+    path.write_text(json.dumps(joints), encoding="utf-8")
+    with emulator("dynamixel", "--servos", KOCH.replace("3:xl330-m288", "3:xl330-m288:4000")) as process:
+        arm = make_arm(process.address, path, servos=servos)
+        arm.connect()
+        with pytest.raises(RobotError, match=r"elbow_flex .* beyond the end of its encoder's turn"):
+            arm.configure()
+        arm.disconnect()
+
+
+def test_a_calibration_is_written_in_a_mode_that_heeds_it(process: EmulatorProcess) -> None:
+    def joint(servo: int, offset: int) -> JointCalibration:
+        return JointCalibration(servo, 0, offset, 900, 3000)
+
+    with ServoBus(process.address) as bus:
+        bus.write_eeprom(3, {"homing_offset": 1500})
+        assert (bus.homing_offset(3), bus.read(3, "present_position")) == (0, 2048)
+        bus.write_calibration({"a": joint(3, -1500), "b": joint(4, 1024), "c": joint(5, 4097)})
+        assert [bus.read(servo, "operating_mode") for servo in (3, 4, 5)] == [4, 3, 4]
+        for servo, offset in ((3, -1500), (4, 1024), (5, 4097)):
+            assert bus.homing_offset(servo) == bus.read(servo, "homing_offset") == offset
+            assert bus.read(servo, "present_position") == 2048 + offset
 
 
 def test_connections_that_cannot_be_are_refused(calibration: Path) -> None:
