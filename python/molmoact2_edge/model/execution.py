@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -134,6 +135,7 @@ class GraphExecution:
             event.record()
             laps.append((name, event))
 
+        handled = sys.exc_info()[1]  # by whoever calls; no part of what may go wrong here
         try:
             with fused_only() as recorder:
                 for _ in range(_WARM_UP_RUNS):
@@ -143,13 +145,18 @@ class GraphExecution:
                     graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
                 ):
                     stage(lap)
-        except (RuntimeError, TypeError) as error:
+        except BaseException as error:
             # The allocator may still count the failed recording as under way in its pool.
             self._pool = torch.cuda.graph_pool_handle()
+            cause = _first(error, handled)
+            if not isinstance(cause, Exception):
+                raise cause from None  # somebody wants the process to end
+            # Of any kind: torch refuses with RuntimeError, DLPack with BufferError, a kernel's door with ValueError.
             raise CaptureError(
                 f"could not record {key!r} as a CUDA graph on {torch.cuda.get_device_name(self._device)} with torch "
-                f"{torch.__version__}: {_first(error)}\nRecording needs torch 2.8 or newer. Load the policy with "
-                "execution='static' to run the same kernels one by one, slower, or with execution='eager' for torch"
+                f"{torch.__version__}: {type(cause).__name__}: {cause}\nRecording needs torch 2.8 or newer. Load the "
+                "policy with execution='static' to run the same kernels one by one, slower, or with execution='eager' "
+                "for torch"
             ) from error
         self._note(recorder)
         return _Recording(graph, tuple(laps), stage)
@@ -158,9 +165,12 @@ class GraphExecution:
         self._attention |= recorder.chosen
 
 
-def _first(error: BaseException) -> BaseException:
-    """Return what went wrong first: the end of a recording that failed raises on top of it, and says nothing."""
-    while error.__context__ is not None:
+def _first(error: BaseException, handled: BaseException | None) -> BaseException:
+    """Return what went wrong first: the end of a recording that failed raises on top of it, and says nothing.
+
+    Python hangs what the caller is ``handled``-ing at the end of the same chain.
+    """
+    while error.__context__ is not None and error.__context__ is not handled:
         error = error.__context__
     return error
 

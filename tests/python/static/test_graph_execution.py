@@ -29,6 +29,7 @@ class PlayedCuda:
         self.asked: list[str] = []
         self.recording = False
         self.refuses = False
+        self.pools = 0
 
     def synchronize(self) -> None:
         self.asked.append("wait for the device")
@@ -37,7 +38,8 @@ class PlayedCuda:
         return "played GPU"
 
     def graph_pool_handle(self) -> str:
-        return "pool"
+        self.pools += 1
+        return f"pool {self.pools}"
 
     @contextmanager
     def device(self, device: torch.device) -> Iterator[None]:
@@ -49,7 +51,7 @@ class PlayedCuda:
 
     @contextmanager
     def graph(self, graph: object, pool: object, stream: object, capture_error_mode: str) -> Iterator[None]:
-        assert (pool, capture_error_mode) == ("pool", "thread_local")
+        assert (pool, capture_error_mode) == (f"pool {self.pools}", "thread_local")
         self.asked.append("begin recording")
         self.recording = True
         failed = False
@@ -57,7 +59,7 @@ class PlayedCuda:
             yield
             if self.refuses:
                 raise RuntimeError("operation not permitted when stream is capturing")
-        except RuntimeError:
+        except BaseException:
             failed = True
             raise
         finally:
@@ -161,10 +163,61 @@ def test_a_refusal_is_an_error_and_nothing_else_runs(cuda: PlayedCuda, when: str
     assert cuda.asked[-1] == "replay"
 
 
-def test_an_error_of_another_kind_keeps_its_name(cuda: PlayedCuda) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("operation not permitted"),
+        TypeError("x must be on a CUDA device"),
+        ValueError("x must be bfloat16"),
+        BufferError("a tensor with a conjugate bit cannot be exported"),
+        ZeroDivisionError("division by zero"),
+        MemoryError("out of memory"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("recording", [False, True], ids=["warming up", "recording"])
+def test_whatever_fails_is_named_as_the_cause(cuda: PlayedCuda, error: Exception, recording: bool) -> None:
+    execution = GraphExecution(DEVICE)
+
     def stage(lap: Lap) -> None:
-        raise ZeroDivisionError
+        if cuda.recording == recording:
+            raise error
 
     watch: Any = Watch()
-    with pytest.raises(ZeroDivisionError):
-        GraphExecution(DEVICE).run("a", stage, watch)
+    with pytest.raises(CaptureError) as caught:
+        execution.run("a", stage, watch)
+    assert f": {type(error).__name__}: {error}\n" in str(caught.value)
+    assert error in (caught.value.__cause__, getattr(caught.value.__cause__, "__context__", None))
+    assert "replay" not in cuda.asked
+    assert cuda.pools == 2  # the failed recording's is left to it
+    execution.run("a", lambda lap: None, watch)
+    assert cuda.asked[-1] == "replay"
+
+
+def test_the_cause_is_the_stages_also_where_the_caller_handles_an_error_of_his_own(cuda: PlayedCuda) -> None:
+    execution = GraphExecution(DEVICE)
+
+    def stage(lap: Lap) -> None:
+        if cuda.recording:
+            raise BufferError("no room for the capsule")
+
+    watch: Any = Watch()
+    try:
+        raise KeyError("left elbow")
+    except KeyError:
+        with pytest.raises(CaptureError, match="BufferError: no room for the capsule"):
+            execution.run("a", stage, watch)
+
+
+@pytest.mark.parametrize("recording", [False, True], ids=["warming up", "recording"])
+def test_who_ends_the_process_is_not_held_up(cuda: PlayedCuda, recording: bool) -> None:
+    execution = GraphExecution(DEVICE)
+
+    def stage(lap: Lap) -> None:
+        if cuda.recording == recording:
+            raise KeyboardInterrupt
+
+    watch: Any = Watch()
+    with pytest.raises(KeyboardInterrupt):
+        execution.run("a", stage, watch)
+    assert cuda.pools == 2
