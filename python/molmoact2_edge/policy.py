@@ -196,8 +196,9 @@ class Policy:
             reuse_images: Take the images of the previous call as they were encoded then; only the rest of the prompt
                 (task and state) and the actions are computed.
             normalize_language: Normalize the instruction as in training.
-            convention: ``"so100_so101"`` maps a LeRobot-calibrated arm to the convention of those weights; a
-                LeRobot-saved checkpoint may name its own, which is applied in any case.
+            convention: ``"so100_so101"`` maps a LeRobot-calibrated arm to the convention of those weights,
+                ``"franka_droid"`` and ``"yam_dual"`` degrees and openings of 0 to 100 to that of theirs; a LeRobot-saved
+                checkpoint may name its own, which is applied in any case.
             trace: Collects intermediate results.
 
         Raises:

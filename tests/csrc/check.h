@@ -103,8 +103,8 @@ inline bool expect_near(double actual, double expected, double tolerance, const 
   return near;
 }
 
-// Counts the running case as skipped, unless a check failed, and says why it checks nothing (no GPU, for instance). The
-// case itself returns.
+// Counts the running case as skipped, unless a check failed, and says why it checks nothing (no GPU, for
+// instance). The case itself returns.
 inline void skip(std::string reason) { session().skip_reason = std::move(reason); }
 
 // Runs the cases whose name contains `filter`; returns the process exit code.

@@ -93,8 +93,10 @@ def describe(state: FciState) -> str:
     return f"the arm is in {mode}{names}{_advice(f'{mode}{names}')}"
 
 
+_RELEASE = "release the stop on the arm, then recover"
 _ADVICE = {
-    "user stopped": "release the stop on the arm, then recover",
+    "user stopped": _RELEASE,  # our name of the mode
+    "User Stop": _RELEASE,  # libfranka's, where it ends a motion
     "guiding": "somebody guides the arm by hand; let go of its buttons, then recover",
     "joint_reflex": "it met something: look what, clear its way, then recover",
     "cartesian_reflex": "it met something: look what, clear its way, then recover",

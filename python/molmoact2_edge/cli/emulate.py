@@ -6,7 +6,7 @@ import argparse
 import importlib
 
 EMULATORS = {
-    "so101": "six Feetech STS3215 on a serial line, with the simulated table behind them",
+    "so101": "six Feetech STS3215 on a serial line; --table puts the simulated table behind them",
     "dynamixel": "Dynamixel X servos on a serial line, protocol 2.0",
     "fr3": "Franka Research 3 with its hand: FCI version 10",
     "panda": "Franka Emika Panda with its hand: FCI version 5",

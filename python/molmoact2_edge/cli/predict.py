@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from molmoact2_edge.config import JOINT_CONVENTIONS
 from molmoact2_edge.errors import InputError, MolmoAct2Error
 from molmoact2_edge.types import FloatArray, Image
 
@@ -43,8 +44,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--num-steps", type=int, metavar="N", help="flow steps (default: the checkpoint's)")
     parser.add_argument("--seed", type=int, metavar="S", help="makes the flow's noise reproducible")
     parser.add_argument(
-        "--convention", choices=("none", "so100_so101"), default="none",
-        help="so100_so101: the arm is calibrated by LeRobot, the weights are the released SO-100/101 ones",
+        "--convention", choices=JOINT_CONVENTIONS, default="none",
+        help="what stands between the robot's joints and the released weights': so100_so101 (an arm that LeRobot has "
+        "calibrated), franka_droid or yam_dual (degrees and an opening of 0 to 100) (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--no-normalize-language", action="store_true", help="take the instruction as it is")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")

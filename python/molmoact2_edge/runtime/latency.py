@@ -22,6 +22,8 @@ STAGES = (
 """Order in reports. ``camera_age`` is an image's age when the policy gets it; ``transport`` is what a call to another
 process takes beyond the policy's own ``total``; ``observation_to_action`` is the time from an image's exposure to the
 write of the first action of its chunk."""
+COMPUTED = STAGES[STAGES.index("preprocess") : STAGES.index("total")]
+"""Those of a call itself."""
 
 
 class Latencies:

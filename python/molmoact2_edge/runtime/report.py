@@ -13,6 +13,7 @@ from molmoact2_edge.control.loop import DurationStatistics
 from molmoact2_edge.errors import InputError
 from molmoact2_edge.machine import machine_facts
 from molmoact2_edge.runtime.runner import Runner, settings_dict
+from molmoact2_edge.runtime.status import gate_counts
 from molmoact2_edge.telemetry.session import telemetry_lines
 
 
@@ -59,6 +60,7 @@ def build_report(runner: Runner, policy: dict[str, Any]) -> dict[str, Any]:
         "scheduling_warnings": [asdict(warning) for warning in runner.warnings],
         "unmeasured_levels": runner.unmeasured,
         "stop_pose_failure": runner.stop_pose_failure,
+        "stop_socket_failure": runner.stop_socket_failure,
         "video_failure": runner.video_failure,
         "telemetry": None if runner.telemetry is None else runner.telemetry.facts(),
         "scenario": runner.scenario.facts(),
@@ -101,19 +103,16 @@ def summary(report: dict[str, Any]) -> str:
         _row("loop wake-up latency", loop["wakeup_latency"]),
     ]
     lines += [_row(stage.replace("_", " "), spread) for stage, spread in report["latency"].items()]
-    held = {
-        reason: count
-        for reason, count in report["gate"]["reasons"].items()
-        if reason not in ("none", "starting", "stop_requested")
-    }
-    if held:
-        counts = ", ".join(f"{reason} {count}" for reason, count in sorted(held.items(), key=lambda x: -x[1]))
+    counts = gate_counts(report["gate"]["reasons"])
+    if counts:
         lines += ["", f"gate, in ticks: {counts}"]
     lines += [f"warning {warning['name']}: {warning['text']}" for warning in report["scheduling_warnings"]]
     lines += [f"warning policy: {failure['message']}" for failure in report["policy"].get("failures", [])]
     lines += [f"warning: {sentence}" for sentence in report["unmeasured_levels"]]
     if report["stop_pose_failure"]:
         lines.append(f"warning stop pose: {report['stop_pose_failure']}")
+    if report["stop_socket_failure"]:
+        lines.append(f"warning stop socket: {report['stop_socket_failure']}")
     if report["video_failure"]:
         lines.append(f"warning video: {report['video_failure']}")
     if report["telemetry"]:

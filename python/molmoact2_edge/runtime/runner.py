@@ -17,7 +17,7 @@ from molmoact2_edge.errors import InputError, RobotError
 from molmoact2_edge.runtime.camera_watch import CameraWatch
 from molmoact2_edge.runtime.hardware_fit import unmeasured_levels
 from molmoact2_edge.runtime.interruption import Interruption
-from molmoact2_edge.runtime.latency import Latencies
+from molmoact2_edge.runtime.latency import COMPUTED, Latencies
 from molmoact2_edge.runtime.policy_calls import (
     CallCounts,
     PolicyCalls,
@@ -27,7 +27,7 @@ from molmoact2_edge.runtime.policy_calls import (
 )
 from molmoact2_edge.runtime.realtime_chunking import CallDelay
 from molmoact2_edge.runtime.scenario import Scenario
-from molmoact2_edge.runtime.status import StatusDisplay
+from molmoact2_edge.runtime.status import StatusDisplay, gate_counts
 from molmoact2_edge.runtime.trace import EpisodeTrace, GateEvent
 from molmoact2_edge.runtime.video import VideoRecorder
 from molmoact2_edge.runtime.worker import PolicyWorker, SupervisedPolicy
@@ -108,6 +108,7 @@ class Runner:
         self.warnings: list[SchedulingWarning] = []
         self.video_failure: str | None = None
         self.stop_pose_failure: str | None = None
+        self.stop_socket_failure: str | None = None
         self.unmeasured = unmeasured_levels(config, scenario.robot.capabilities)
         """Watchdogs that are configured and will never see a reading."""
         self.telemetry: RunTelemetry | None = None
@@ -132,13 +133,10 @@ class Runner:
             )
             with self._stop_monitor() as stops, self._camera_watch():
                 self._status.line(f"stops on {', '.join(stops.sources)}")
-                self._warm_up()
-                for index in range(self.settings.episodes):
-                    if interruption.asked or self.stop_reason is not None or self._policy_spent:
-                        break
-                    self._episode(index, recorder, interruption)
-                    if self._faulted:
-                        break  # another run of the loop would clear it, and that is a person's to decide
+                try:
+                    self._run_episodes(recorder, interruption)
+                finally:
+                    self.stop_socket_failure = stops.failure
         except Exception as error:
             self.request_black_box(f"error: {type(error).__name__}")
             raise
@@ -149,6 +147,15 @@ class Runner:
                 self.telemetry.close()
             if recorder is not None:
                 self.video_failure = recorder.close()
+
+    def _run_episodes(self, recorder: VideoRecorder | None, interruption: Interruption) -> None:
+        self._warm_up()
+        for index in range(self.settings.episodes):
+            if interruption.asked or self.stop_reason is not None or self._policy_spent:
+                break
+            self._episode(index, recorder, interruption)
+            if self._faulted:
+                break  # another run of the loop would clear it, and that is a person's to decide
 
     def request_black_box(self, reason: str) -> None:
         """Have the last seconds of the loop written to a file; returns at once. Safe in a signal handler."""
@@ -353,6 +360,9 @@ class Runner:
         lag = self.latencies.median_s("observation_to_action")
         counts = worker.counts
         gate = "" if last is None else f"{last['state']} ({last['reason']})  step {last['step']}"
+        so_far = gate_counts(statistics["reason_ticks"])
+        stages = {stage: self.latencies.median_s(stage) for stage in COMPUTED}
+        computed = "  ".join(f"{stage} {seconds * 1e3:.1f}" for stage, seconds in stages.items() if seconds)
         return [
             f"episode {result.index + 1}/{self.settings.episodes}  {result.instruction!r}  {elapsed_s:.1f} s   "
             f"successes {self.successes}",
@@ -361,7 +371,9 @@ class Runner:
             f"policy  {counts.calls} calls  {counts.chunks} chunks   call {_ms(total)}  "
             f"observation to action {_ms(lag)}"
             + (f"   held back: {dict(counts.held_back)}" if counts.held_back else ""),
-            f"gate    {gate}",
+            f"images  age {_ms(self.latencies.median_s('camera_age'))}",
+            f"stages  {computed} ms" if computed else "stages  -",
+            f"gate    {gate}" + (f"   ticks: {so_far}" if so_far else ""),
         ]
 
 

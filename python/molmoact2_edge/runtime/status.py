@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from typing import TextIO
 
 _UP_AND_CLEAR = "\x1b[{}F\x1b[J"
+_NOTHING_HELD = ("none", "starting", "stop_requested")
+
+
+def gate_counts(reason_ticks: Mapping[str, int]) -> str:
+    """Return what the gate changed or held and in how many ticks, the most frequent first; empty where nothing."""
+    held = {reason: ticks for reason, ticks in reason_ticks.items() if reason not in _NOTHING_HELD}
+    return ", ".join(f"{reason} {ticks}" for reason, ticks in sorted(held.items(), key=lambda item: -item[1]))
 
 
 class StatusDisplay:

@@ -145,7 +145,7 @@ def test_a_real_arm_is_told_what_to_do(stage: Stage) -> None:
 
 def test_an_arm_that_is_not_there_is_a_robot_error_and_nothing_stays_open(stage: Stage) -> None:
     before = {thread.name for thread in threading.enumerate()}
-    with pytest.raises(RobotError):
+    with pytest.raises(RobotError, match="/dev/does-not-exist"):
         open_scenario(with_connection(stage.config, port="/dev/does-not-exist"))
     assert {thread.name for thread in threading.enumerate()} == before
 
@@ -158,8 +158,8 @@ def test_nothing_is_switched_on_where_a_camera_or_the_fit_is_missing(stage: Stag
     stage.scenario.robot.configure()
     stage.scenario.robot.stop(StopPolicy.TORQUE_OFF)
     stage.scenario.robot.disconnect()
-    for config in (blind, too_fast):
-        with pytest.raises((RobotError, InputError)):
+    for config, why in ((blind, r"nothing\.png"), (too_fast, "commands a second, loop.rate_hz is 900")):
+        with pytest.raises((RobotError, InputError), match=why):
             open_scenario(config)
         assert _torque(stage) == dict.fromkeys(range(1, 7), 0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import threading
 import time
@@ -19,7 +20,7 @@ from molmoact2_drivers import Measurement, StopPolicy
 from molmoact2_edge.errors import InputError, RobotError
 from molmoact2_edge.runtime import Runner, RunSettings, build_report, summary, write_report
 from molmoact2_edge.runtime.interruption import Interruption
-from molmoact2_edge.runtime.status import StatusDisplay
+from molmoact2_edge.runtime.status import _UP_AND_CLEAR, StatusDisplay, gate_counts
 
 
 @pytest.fixture
@@ -307,3 +308,29 @@ def test_live_status_is_one_block_that_is_drawn_over_itself() -> None:
         display.line("done")
     assert terminal.getvalue() == "one\ntwo\n\x1b[2F\x1b[Jthree\nfour\n\x1b[2F\x1b[Jdone\n"
     assert plain.getvalue() == "done\n"
+
+
+class Timed(Lifting):
+    """Says how long its stages took."""
+
+    def answer(self, rows: np.ndarray) -> Predicted:
+        return replace(super().answer(rows), timing={"preprocess": 0.0021, "flow": 0.0104, "total": 0.0126})
+
+
+def test_live_status_shows_the_loop_the_images_every_stage_and_the_gate(bench: Bench) -> None:
+    bench.goal = 1e9
+    terminal = Terminal()
+    settings = RunSettings(episodes=1, duration_s=1.0)
+    Runner(bench, Timed(), configuration(), settings, StatusDisplay(terminal)).run(Interruption())
+    last = terminal.getvalue().split(_UP_AND_CLEAR.format(6))[-2]
+    assert re.search(r"^loop    period p50 \d+\.\d\d ms", last, re.MULTILINE)
+    assert re.search(r"^policy  \d+ calls .* call 13 ms", last, re.MULTILINE)
+    assert re.search(r"^images  age \d+ ms$", last, re.MULTILINE)
+    assert re.search(r"^stages  preprocess 2\.1  flow 10\.4 ms$", last, re.MULTILINE)
+    assert re.search(r"^gate    \w+ \(\w+\)  step \d+   ticks: \w+ \d+", last, re.MULTILINE)
+
+
+def test_the_gates_counts_leave_out_what_held_nothing() -> None:
+    ticks = {"none": 9, "jump": 2, "starting": 4, "velocity_limit": 7, "stop_requested": 1}
+    assert gate_counts(ticks) == "velocity_limit 7, jump 2"
+    assert gate_counts({"none": 9}) == ""

@@ -285,8 +285,8 @@ def test_late_states_are_nothing(arm: EmulatorProcess, robot: FrankaRobot) -> No
 
 def test_the_user_stop_is_an_error_until_it_is_released(arm: EmulatorProcess, robot: FrankaRobot) -> None:
     arm.fault("user_stop")
-    assert broken(robot, "")
-    with pytest.raises(RobotError):
+    assert broken(robot, "release the stop on the arm")
+    with pytest.raises(RobotError, match="release the stop on the arm"):
         robot.recover()
     assert robot.life_cycle is LifeCycle.ERROR
     arm.fault("clear user_stop")
