@@ -1,6 +1,7 @@
 #include "control/control_cycle.h"
 
 #include <cmath>
+#include <source_location>
 #include <vector>
 
 #include "check.h"
@@ -10,28 +11,82 @@ using namespace molmoact2::control;
 
 namespace {
 
-using Bench = CycleBench;
+// What a run had before the case begins.
+struct Chunk {  // the pose is known, and there are so many equal actions to follow
+  std::size_t rows;
+  double value = 0.0;
+};
+struct Ramp {  // the same with 60 actions that rise by `slope`, of which 20 are executed
+  double slope = 1.0;
+};
 
-CycleOptions options() { return bench_options(); }
+struct Bench : CycleBench {
+  Bench() = default;  // no tick yet
+  explicit Bench(Chunk chunk) {
+    tick();
+    push(chunk.rows, chunk.value, 0);
+  }
+  explicit Bench(Ramp ramp) {
+    tick();
+    push_ramp(60, ramp.slope, 0);
+    ticks(20);
+  }
+
+  // Returns the last one's record.
+  TickRecord ticks(int count) {
+    TickRecord record;
+    for (int i = 0; i < count; ++i) record = tick();
+    return record;
+  }
+  // Each of so many ticks ends in the state, for the reason, or the caller's line is reported; returns the
+  // last one's record.
+  TickRecord ticks(int count, State state, Reason reason,
+                   std::source_location caller = std::source_location::current()) {
+    TickRecord record;
+    for (int i = 0; i < count; ++i) {
+      record = tick();
+      const auto line = static_cast<int>(caller.line());
+      molmoact2::check::expect_equal(record.state, state, "record.state", caller.file_name(), line);
+      molmoact2::check::expect_equal(record.reason, reason, "record.reason", caller.file_name(), line);
+    }
+    return record;
+  }
+};
+
+// How an arm came to the first action that is due.
+struct Approach {
+  int ticks = 0;
+  double end = 0.0;     // where the last of them led
+  TickRecord followed;  // the tick after them
+};
+
+// On the way from `from` no step is executed, `step` stays due, and a quarter of the velocity limit is kept.
+Approach approach(Bench& bench, double from, std::int64_t step) {
+  Approach way{0, from, bench.tick()};
+  for (; way.followed.reason == Reason::starting; way.followed = bench.tick()) {
+    CHECK_EQ(way.followed.step, step);
+    CHECK(way.followed.command[0] - way.end <= 25.0 * 0.02 + 1e-9);
+    way.end = way.followed.command[0];
+    ++way.ticks;
+  }
+  CHECK(way.followed.followed);
+  CHECK_EQ(way.followed.step, step + 1);
+  return way;
+}
 
 }  // namespace
 
 CASE("before a pose is known nothing is written") {
   Bench bench;
   bench.port->silent = true;
-  for (int i = 0; i < 10; ++i) {
-    const TickRecord record = bench.tick();
-    CHECK(record.state == State::idle);
-    CHECK(record.reason == Reason::state_missing);
-  }
+  bench.ticks(10, State::idle, Reason::state_missing);
   CHECK_EQ(bench.port->writes, 0);
 }
 
 CASE("a robot that never reports its pose is a fault") {
   Bench bench;
   bench.port->silent = true;
-  TickRecord record;
-  for (int i = 0; i < 60; ++i) record = bench.tick();
+  const TickRecord record = bench.ticks(60);
   CHECK(record.state == State::fault);
   CHECK(record.reason == Reason::state_missing);
   bench.port->silent = false;
@@ -42,9 +97,7 @@ CASE("a robot that never reports its pose is a fault") {
 CASE("without a chunk the measured pose is held") {
   Bench bench;
   bench.port->measured.positions = {10.0, -5.0};
-  const TickRecord record = bench.tick();
-  CHECK(record.state == State::holding);
-  CHECK(record.reason == Reason::waiting_for_chunk);
+  bench.ticks(1, State::holding, Reason::waiting_for_chunk);
   CHECK_EQ(bench.port->command.positions[0], 10.0);
   CHECK_EQ(bench.port->command.positions[1], -5.0);
 }
@@ -53,10 +106,7 @@ CASE("a start outside the limits is a fault, and nothing is written") {
   Bench bench;
   bench.port->measured.positions = {100.0, -103.0};
   for (int i = 0; i < 10; ++i) {
-    const TickRecord record = bench.tick();
-    CHECK(record.state == State::fault);
-    CHECK(record.reason == Reason::start_outside_limits);
-    CHECK(record.write_time == 0);
+    CHECK(bench.ticks(1, State::fault, Reason::start_outside_limits).write_time == 0);
   }
   bench.port->measured.positions = {0.0, 0.0};
   bench.push(10, 1.0, 0);
@@ -68,62 +118,40 @@ CASE("a start outside the limits is a fault, and nothing is written") {
 }
 
 CASE("the way to the first target is slow and executes no step") {
-  Bench bench;
-  bench.tick();
-  bench.push(10, 15.0, 0);
-  double last = 0.0;
-  int approach = 0;
-  TickRecord record = bench.tick();
-  while (record.reason == Reason::starting) {
-    CHECK_EQ(record.step, 0);
-    CHECK(record.command[0] - last <= 25.0 * 0.02 + 1e-9);  // a quarter of the velocity limit
-    last = record.command[0];
-    ++approach;
-    record = bench.tick();
-  }
-  CHECK(approach > 30);
-  CHECK_NEAR(last, 15.0, 1e-9);
-  CHECK_EQ(record.step, 1);  // the chunk's first action, only now
-  CHECK_EQ(record.action, 0.0);
-  CHECK(record.followed);
+  Bench bench(Chunk{10, 15.0});
+  const Approach way = approach(bench, 0.0, 0);
+  CHECK(way.ticks > 30);
+  CHECK_NEAR(way.end, 15.0, 1e-9);
+  CHECK_EQ(way.followed.action, 0.0);  // the chunk's first, only now
 }
 
 CASE("a first target that moves on the way there makes the way longer, not faster") {
-  Bench bench;
-  bench.tick();
-  bench.push(10, 15.0, 0);
+  Bench bench(Chunk{10, 15.0});
   double last = 0.0;
-  int approach = 0;
+  int ticks = 0;
   TickRecord record = bench.tick();
-  for (; !record.followed && approach < 500; ++approach) {
+  for (; !record.followed && ticks < 500; ++ticks) {
     CHECK(std::abs(record.target[0] - last) <= 25.0 * 0.02 + 1e-9);
     CHECK(std::abs(record.command[0] - record.target[0]) <= 1.0);  // the gate turns round within its limits
     last = record.target[0];
-    if (approach == 30) bench.push(10, -10.0, 0);
+    if (ticks == 30) bench.push(10, -10.0, 0);
     record = bench.tick();
   }
-  CHECK(approach > 60);
+  CHECK(ticks > 60);
   CHECK_NEAR(last, -10.0, 1e-9);
   CHECK(record.followed);
 }
 
 CASE("a first target beyond the start distance is refused for good") {
-  Bench bench;
-  bench.tick();
-  bench.push(10, 51.0, 0);
-  TickRecord record = bench.tick();
-  CHECK(record.state == State::fault);
-  CHECK(record.reason == Reason::start_too_far);
+  Bench bench(Chunk{10, 51.0});
+  bench.ticks(1, State::fault, Reason::start_too_far);
   bench.push(10, 1.0, 0);
-  for (int i = 0; i < 10; ++i) record = bench.tick();
-  CHECK(record.state == State::fault);
+  CHECK(bench.ticks(10).state == State::fault);
   CHECK_EQ(bench.port->command.positions[0], 0.0);
 }
 
 CASE("steps count only what was executed, so a chunk after a hold loses nothing") {
-  Bench bench;
-  bench.tick();
-  bench.push(3, 0.0, 0);
+  Bench bench(Chunk{3});
   for (int i = 0; i < 3; ++i) CHECK_EQ(bench.tick().step, i + 1);
   for (int i = 0; i < 20; ++i) {
     const TickRecord held = bench.tick();
@@ -137,9 +165,7 @@ CASE("steps count only what was executed, so a chunk after a hold loses nothing"
 }
 
 CASE("a target that the gate refuses is not a step") {
-  Bench bench;
-  bench.tick();
-  bench.push(3, 0.0, 0);
+  Bench bench(Chunk{3});
   bench.tick();
   bench.push(10, NAN, 1);
   for (int i = 0; i < 5; ++i) {
@@ -150,17 +176,12 @@ CASE("a target that the gate refuses is not a step") {
 }
 
 CASE("a silent robot is held, then a fault, and both name it") {
-  Bench bench;
-  bench.tick();
-  bench.push(60, 0.0, 0);
+  Bench bench(Chunk{60});
   for (int i = 0; i < 5; ++i) CHECK(bench.tick().state == State::running);
   bench.port->silent = true;
-  TickRecord record;
   for (int i = 0; i < 5; ++i) CHECK(bench.tick().state == State::running);  // 0.1 s is allowed
-  record = bench.tick();
-  CHECK(record.state == State::holding);
-  CHECK(record.reason == Reason::state_stale);
-  for (int i = 0; i < 45; ++i) record = bench.tick();
+  bench.ticks(1, State::holding, Reason::state_stale);
+  const TickRecord record = bench.ticks(45);
   CHECK(record.state == State::fault);
   CHECK(record.reason == Reason::state_lost);
   bench.port->silent = false;
@@ -168,12 +189,10 @@ CASE("a silent robot is held, then a fault, and both name it") {
 }
 
 CASE("a robot that speaks again within the limit goes on") {
-  Bench bench;
-  bench.tick();
-  bench.push(60, 0.0, 0);
+  Bench bench(Chunk{60});
   bench.tick();
   bench.port->reads_fail = true;
-  for (int i = 0; i < 10; ++i) bench.tick();
+  bench.ticks(10);
   CHECK(bench.tick().reason == Reason::state_stale);
   bench.port->reads_fail = false;
   CHECK(bench.tick().state == State::running);
@@ -181,54 +200,41 @@ CASE("a robot that speaks again within the limit goes on") {
 }
 
 CASE("one lost write is nothing, a bus that takes none is held, then a fault") {
-  Bench bench;
-  bench.tick();
-  bench.push(64, 0.0, 0);
+  Bench bench(Chunk{64});
   bench.port->writes_fail = true;
   CHECK(bench.tick().state == State::running);
   bench.port->writes_fail = false;
   CHECK(bench.tick().state == State::running);
   bench.port->writes_fail = true;
-  TickRecord record;
-  for (int i = 0; i < 7; ++i) record = bench.tick();
+  TickRecord record = bench.ticks(7);
   CHECK(record.state == State::holding);
   CHECK(record.reason == Reason::bus_write_failed);
-  for (int i = 0; i < 50; ++i) record = bench.tick();
+  record = bench.ticks(50);
   CHECK(record.state == State::fault);
   CHECK(record.reason == Reason::bus_write_failed);
 }
 
 CASE("a few lost commands are passed over, at the limits of the time that they took") {
-  Bench bench;
-  bench.tick();
-  bench.push_ramp(60, 1.0, 0);
-  for (int i = 0; i < 20; ++i) bench.tick();
+  Bench bench(Ramp{});
   bench.port->writes_fail = true;
-  double last = bench.port->command.positions[0];
-  TickRecord record;
-  for (int i = 0; i < 3; ++i) record = bench.tick();
-  CHECK(record.state == State::running);
+  const double last = bench.port->command.positions[0];
+  CHECK(bench.ticks(3).state == State::running);
   bench.port->writes_fail = false;
-  record = bench.tick();
+  const TickRecord record = bench.tick();
   CHECK(record.state == State::running);
   CHECK(record.followed);
   CHECK(bench.port->command.positions[0] - last <= 4 * 2.0);
 }
 
 CASE("the first command that arrives after too many lost ones is where the arm stands") {
-  Bench bench;
-  bench.tick();
-  bench.push_ramp(60, 1.0, 0);
-  for (int i = 0; i < 20; ++i) bench.tick();
+  Bench bench(Ramp{});
   bench.port->writes_fail = true;
   for (int i = 0; i < 4; ++i) CHECK(bench.tick().state == State::running);  // the fourth is one too many
   const JointVector sagged{bench.port->command.positions[0] - 3.0, 1.0};
   bench.port->measured.positions = sagged;
   TickRecord record;
   for (int i = 0; i < 5; ++i) {
-    record = bench.tick();
-    CHECK(record.state == State::holding);
-    CHECK(record.reason == Reason::bus_write_failed);
+    record = bench.ticks(1, State::holding, Reason::bus_write_failed);
     CHECK_EQ(record.command[0], sagged[0]);
   }
   const std::int64_t due = record.step;
@@ -238,27 +244,14 @@ CASE("the first command that arrives after too many lost ones is where the arm s
   CHECK_EQ(bench.port->command.positions[0], sagged[0]);
   CHECK_EQ(bench.port->command.positions[1], sagged[1]);
   // Then slowly, as at a start, to the step that has stayed due.
-  double last = sagged[0];
-  int approach = 0;
-  for (record = bench.tick(); record.reason == Reason::starting; record = bench.tick()) {
-    CHECK_EQ(record.step, due);
-    CHECK(record.command[0] - last <= 25.0 * 0.02 + 1e-9);
-    last = record.command[0];
-    ++approach;
-  }
-  CHECK(approach > 10);
-  CHECK(record.followed);
-  CHECK_EQ(record.step, due + 1);
+  CHECK(approach(bench, sagged[0], due).ticks > 10);
 }
 
 CASE("while commands are lost and the pose is not known, nothing is written") {
-  Bench bench;
-  bench.tick();
-  bench.push_ramp(60, 1.0, 0);
-  for (int i = 0; i < 20; ++i) bench.tick();
+  Bench bench(Ramp{});
   bench.port->writes_fail = true;
   bench.port->silent = true;
-  for (int i = 0; i < 10; ++i) bench.tick();
+  bench.ticks(10);
   bench.port->writes_fail = false;
   const int before = bench.port->writes;
   for (int i = 0; i < 10; ++i) {
@@ -275,49 +268,34 @@ CASE("while commands are lost and the pose is not known, nothing is written") {
 }
 
 CASE("a bus that comes back after the fault holds the arm where it is") {
-  Bench bench;
-  bench.tick();
-  bench.push_ramp(60, 1.0, 0);
-  for (int i = 0; i < 20; ++i) bench.tick();
+  Bench bench(Ramp{});
   bench.port->writes_fail = true;
   bench.port->reads_fail = true;
-  TickRecord record;
-  for (int i = 0; i < 60; ++i) record = bench.tick();
-  CHECK(record.state == State::fault);
+  CHECK(bench.ticks(60).state == State::fault);
   bench.port->writes_fail = false;
   bench.port->reads_fail = false;
   bench.port->measured.positions = {-30.0, -40.0};
-  record = bench.tick();
-  CHECK(record.state == State::fault);
-  CHECK(record.reason == Reason::state_lost);
+  bench.ticks(1, State::fault, Reason::state_lost);
   CHECK_EQ(bench.port->command.positions[0], -30.0);
   CHECK_EQ(bench.port->command.positions[1], -40.0);
-  for (int i = 0; i < 10; ++i) record = bench.tick();
+  bench.ticks(10);
   CHECK_EQ(bench.port->command.positions[0], -30.0);
 }
 
 CASE("an arm that fell out of its limits while commands were lost is a fault, and nothing is written") {
-  Bench bench;
-  bench.tick();
-  bench.push(60, 0.0, 0);
-  for (int i = 0; i < 5; ++i) bench.tick();
+  Bench bench(Chunk{60});
+  bench.ticks(5);
   bench.port->writes_fail = true;
-  for (int i = 0; i < 6; ++i) bench.tick();
+  bench.ticks(6);
   bench.port->measured.positions = {0.0, -110.0};
   bench.port->writes_fail = false;
   const int before = bench.port->writes;
-  for (int i = 0; i < 10; ++i) {
-    const TickRecord record = bench.tick();
-    CHECK(record.state == State::fault);
-    CHECK(record.reason == Reason::start_outside_limits);
-  }
+  bench.ticks(10, State::fault, Reason::start_outside_limits);
   CHECK_EQ(bench.port->writes, before);
 }
 
 CASE("an arm that does not follow draws its command back within the limits, and then starts anew") {
-  Bench bench;
-  bench.tick();
-  bench.push(64, 15.0, 0);
+  Bench bench(Chunk{64, 15.0});
   TickRecord record = bench.tick();
   while (record.reason == Reason::starting) record = bench.tick();
   bench.port->follows = false;
@@ -326,9 +304,7 @@ CASE("an arm that does not follow draws its command back within the limits, and 
   double last = record.command[0];
   double speed = 0.0;
   for (int i = 0; i < 100 && record.command[0] > -10.0 + 0.2; ++i) {
-    record = bench.tick();
-    CHECK(record.state == State::holding);
-    CHECK(record.reason == Reason::arm_not_following);
+    record = bench.ticks(1, State::holding, Reason::arm_not_following);
     CHECK_EQ(record.step, due);
     CHECK(std::abs(record.command[0] - last) <= 2.0);
     CHECK(std::abs(record.command[0] - last - speed) <= 0.4);
@@ -338,9 +314,7 @@ CASE("an arm that does not follow draws its command back within the limits, and 
   CHECK_NEAR(record.command[0], -10.0, 0.2);
   bench.port->follows = true;
   bench.push(64, -5.0, due);
-  record = bench.tick();
-  CHECK(record.state == State::running);
-  CHECK(record.reason == Reason::starting);
+  record = bench.ticks(1, State::running, Reason::starting);
   while (record.reason == Reason::starting) record = bench.tick();
   CHECK(record.followed);
 }
@@ -348,48 +322,32 @@ CASE("an arm that does not follow draws its command back within the limits, and 
 CASE("a pose that is not a number from the start on is a fault after the limit of silence") {
   Bench bench;
   bench.port->measured.positions = {0.0, NAN};
-  TickRecord record;
-  for (int i = 0; i < 50; ++i) {
-    record = bench.tick();
-    CHECK(record.state == State::idle);
-    CHECK(record.reason == Reason::measured_not_finite);
-  }
-  record = bench.tick();
-  CHECK(record.state == State::fault);
-  CHECK(record.reason == Reason::measured_not_finite);
+  bench.ticks(50, State::idle, Reason::measured_not_finite);
+  bench.ticks(1, State::fault, Reason::measured_not_finite);
   bench.port->measured.positions = {0.0, 0.0};
   CHECK(bench.tick().state == State::fault);
   CHECK_EQ(bench.port->writes, 0);
 }
 
 CASE("a stop decelerates and ends") {
-  Bench bench;
-  bench.tick();
-  bench.push_ramp(60, 0.5, 0);
-  for (int i = 0; i < 20; ++i) bench.tick();
+  Bench bench(Ramp{0.5});
   bench.cycle.request_stop(Reason::stop_signal);
   CHECK(!bench.cycle.finished());
-  TickRecord record = bench.tick();
-  CHECK(record.state == State::stopping);
-  CHECK(record.reason == Reason::stop_signal);
+  TickRecord record = bench.ticks(1, State::stopping, Reason::stop_signal);
   for (int i = 0; i < 10 && !bench.cycle.finished(); ++i) record = bench.tick();
   CHECK(bench.cycle.finished());
   CHECK(record.state == State::idle);
 }
 
 CASE("a new run starts from the new pose with nothing carried over") {
-  Bench bench;
-  bench.tick();
-  bench.push(30, 0.0, 0);
+  Bench bench(Chunk{30});
   const std::uint32_t before = bench.cycle.run();
-  for (int i = 0; i < 10; ++i) bench.tick();
+  bench.ticks(10);
   bench.cycle.request_stop(Reason::stop_requested);
   bench.tick();
   bench.port->measured.positions = {40.0, 40.0};
   bench.cycle.begin(bench.clock);
-  TickRecord record = bench.tick();
-  CHECK(record.state == State::holding);
-  CHECK(record.reason == Reason::waiting_for_chunk);
+  TickRecord record = bench.ticks(1, State::holding, Reason::waiting_for_chunk);
   CHECK_EQ(record.step, 0);
   CHECK_EQ(record.period, 0);
   CHECK_EQ(record.command[0], 40.0);
@@ -433,9 +391,9 @@ CASE("the observation of a moment is the loop as it was then") {
 
 CASE("every tick has one reason in the statistics") {
   Bench bench;
-  for (int i = 0; i < 7; ++i) bench.tick();
+  bench.ticks(7);
   bench.push(5, 0.0, 0);
-  for (int i = 0; i < 9; ++i) bench.tick();
+  bench.ticks(9);
   const LoopStatistics& statistics = bench.cycle.statistics();
   std::uint64_t sum = 0;
   for (const LoopStatistics::Counter& ticks : statistics.reason_ticks) sum += ticks.load();
@@ -447,17 +405,17 @@ CASE("every tick has one reason in the statistics") {
 }
 
 CASE("options that make no sense are named") {
-  CHECK(check(options()).empty());
-  CycleOptions wrong = options();
+  CHECK(check(bench_options()).empty());
+  CycleOptions wrong = bench_options();
   wrong.rate_hz = 9;
   CHECK(check(wrong).find("rate_hz") != std::string::npos);
-  wrong = options();
+  wrong = bench_options();
   wrong.watchdogs.silence_fault = wrong.watchdogs.silence_hold - 1;
   CHECK(check(wrong).find("silence_fault_s") != std::string::npos);
-  wrong = options();
+  wrong = bench_options();
   wrong.chunks.actions_per_step = 1.5;
   CHECK(check(wrong).find("chunk_rate_hz") != std::string::npos);
-  wrong = options();
+  wrong = bench_options();
   wrong.start.distance_max[1] = NAN;
   CHECK(check(wrong).find("start_distance_max") != std::string::npos);
 }
