@@ -13,6 +13,8 @@ import pytest
 from molmoact2_edge.cli import main
 from molmoact2_edge.hil.emulator_process import EmulatorProcess
 
+pytestmark = pytest.mark.alone
+
 
 def hil(tmp_path: Path, answer: str, *options: str) -> tuple[int, dict[str, Any], str]:
     """Run it on an emulator that it takes for a real arm; returns exit code, checks by name, and what it said."""

@@ -16,6 +16,8 @@ from molmoact2_edge.hil.emulated import emulated
 from molmoact2_edge.runtime.hardware import make_robot
 from molmoact2_edge.runtime.hardware_fit import within_reach
 
+pytestmark = pytest.mark.alone
+
 SETTINGS = SuiteSettings(rates_hz=(50.0,), seconds=1.5)
 
 
