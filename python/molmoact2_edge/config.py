@@ -29,6 +29,8 @@ JOINT_CONVENTIONS = ("none", "so100_so101", "franka_droid", "yam_dual")
 SOFT_MASKS = ("exponential", "linear")
 ISOLATIONS = ("process", "thread")
 _LOST_WRITES_MAX = 3
+_LOST_FAULT_S = 5.0
+_FREEZE_FAULT_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,13 @@ class CameraConfig:
     rate_hz: float
     source: str | None = None
     """Device path, file, URL or ``realsense:SERIAL``; None: given on the command line, or the driver brings its own."""
+    resize: bool = False
+    """Whether a camera that does not offer this size may be used: its next larger pictures are then made to fit."""
+    lost_fault_s: float = _LOST_FAULT_S
+    """Seconds without an image after which the driver says why; ``camera_age_max_s`` holds the arm long before."""
+    freeze_fault_s: float | None = _FREEZE_FAULT_S
+    """Seconds of images that are new by their times and equal to the byte, which a sensor's noise never gives: then the
+    driver gives no image any more, and the arm is held. None: images may stand still, as those of files always may."""
 
 
 @dataclass(frozen=True)
@@ -378,6 +387,9 @@ class _Reader:
             width=section.integer("width", 1, 4096),
             rate_hz=section.number("rate_hz", above=0, at_most=1000),
             source=section.optional_text("source"),
+            resize=section.boolean_or("resize", False),
+            lost_fault_s=section.number_or("lost_fault_s", _LOST_FAULT_S, above=0, at_most=3600),
+            freeze_fault_s=section.number_or_off("freeze_fault_s", _FREEZE_FAULT_S, above=0, at_most=3600),
         )
         section.no_more()
         return camera

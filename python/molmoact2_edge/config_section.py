@@ -71,6 +71,10 @@ class Section:
     def boolean(self, key: str) -> bool:
         return self._take(key, "true or false", lambda value: value if isinstance(value, bool) else None)
 
+    def boolean_or(self, key: str, absent: bool) -> bool:
+        """True or false; ``absent`` where the key is not there."""
+        return self.boolean(key) if self._has(key) else absent
+
     def integer(self, key: str, low: int, high: int) -> int:
         return self._take(
             key, f"a whole number from {low} to {high}", lambda value: _integer(value, low, high)
@@ -109,6 +113,16 @@ class Section:
         ]
         return self._take(key, f"a number {' and '.join(filter(None, bounds))}".strip(), accept)
 
+    def number_or(self, key: str, absent: float, *, above: float, at_most: float) -> float:
+        """A number; ``absent`` where the key is not there."""
+        return self.number(key, above=above, at_most=at_most) if self._has(key) else absent
+
+    def number_or_off(self, key: str, absent: float, *, above: float, at_most: float) -> float | None:
+        """A number, None where the key is null; ``absent`` where it is not there."""
+        if self._has(key) and self._absent(key):
+            return None
+        return self.number_or(key, absent, above=above, at_most=at_most)
+
     def numbers(self, key: str, count: int) -> tuple[float, ...]:
         def accept(values: object) -> tuple[float, ...] | None:
             if not isinstance(values, list) or len(values) != count:
@@ -138,6 +152,10 @@ class Section:
 
         return None if self._absent(key) else self._take(key, f"[lowest, highest] above {above:g}", accept)
 
+    def _has(self, key: str) -> bool:
+        self._known.append(key)
+        return key in self._data
+
     def _absent(self, key: str) -> bool:
         self._known.append(key)
         if self._data.get(key) is not None:
@@ -148,7 +166,11 @@ class Section:
     def no_more(self) -> None:
         for key in self._data:
             near = difflib.get_close_matches(str(key), self._known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(self._known)}"
+            hint = (
+                f"; did you mean {near[0]}?"
+                if near
+                else f"; known are {', '.join(dict.fromkeys(self._known))}"
+            )
             raise InputError(f"{self._key(str(key))}: no such key{hint}")
 
 

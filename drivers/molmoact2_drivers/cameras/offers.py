@@ -81,8 +81,8 @@ def _size(offers: Sequence[Offer], wanted: Wanted, what: str) -> tuple[int, int]
     height, width = wanted.size
     if not wanted.resize:
         raise RobotError(
-            f"{what} does not offer {width}x{height}, but {listing(offers)}; allow resizing, or change the "
-            "configuration's height and width to what the policy was trained with"
+            f"{what} does not offer {width}x{height}, but {listing(offers)}; allow resizing, with resize: true, or "
+            "change the configuration's height and width to what the policy was trained with"
         )
     larger = [size for size in sizes if size[0] >= height and size[1] >= width]
     if not larger:

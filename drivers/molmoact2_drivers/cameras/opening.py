@@ -15,7 +15,7 @@ from molmoact2_drivers.cameras.v4l2_capture import V4l2Capture
 from molmoact2_edge.errors import InputError
 
 if TYPE_CHECKING:
-    from molmoact2_edge.config import RobotConfig
+    from molmoact2_edge.config import CameraConfig, RobotConfig
 
 
 def open_cameras(
@@ -23,13 +23,11 @@ def open_cameras(
     sources: Mapping[str, str] | None = None,
     *,
     resize: bool = False,
-    lost_fault_s: float = 5.0,
-    freeze_fault_s: float | None = None,
 ) -> dict[str, ThreadedCamera]:
     """Return the robot's cameras by role, in the order in which the policy wants them; none is connected yet.
 
-    ``sources`` come before those of the configuration. ``resize`` lets cameras be used that do not offer the configured
-    size. After ``lost_fault_s`` without a frame, or ``freeze_fault_s`` with equal ones, a camera is in ERROR.
+    ``sources`` come before those of the configuration. ``resize`` allows to all cameras what the configuration may
+    allow to each: not to offer the configured size. A file's pictures may stand still, whatever ``freeze_fault_s`` is.
 
     Raises:
         InputError: a source for a role that the robot does not have, a role without a source, a source that names
@@ -37,15 +35,19 @@ def open_cameras(
     """
     texts = assigned_sources(config, sources or {})
     return {
-        role: ThreadedCamera(
-            role,
-            open_source(parse_source(texts[role])),
-            Wanted(camera.height, camera.width, camera.rate_hz, resize),
-            lost_fault_s=lost_fault_s,
-            freeze_fault_s=freeze_fault_s,
-        )
+        role: _camera(role, camera, parse_source(texts[role]), resize)
         for role, camera in config.cameras.items()
     }
+
+
+def _camera(role: str, config: CameraConfig, source: Source, resize: bool) -> ThreadedCamera:
+    return ThreadedCamera(
+        role,
+        open_source(source),
+        Wanted(config.height, config.width, config.rate_hz, resize or config.resize),
+        lost_fault_s=config.lost_fault_s,
+        freeze_fault_s=None if isinstance(source, FileSource) else config.freeze_fault_s,
+    )
 
 
 def assigned_sources(config: RobotConfig, sources: Mapping[str, str]) -> dict[str, str]:

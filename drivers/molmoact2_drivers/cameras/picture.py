@@ -74,8 +74,8 @@ def check_size(size: tuple[int, int], wanted: Wanted, what: str) -> None:
     height, width = wanted.size
     if not wanted.resize:
         raise RobotError(
-            f"{what} gives {size[1]}x{size[0]}, wanted is {width}x{height}; allow resizing, or change the "
-            "configuration's height and width to what the policy was trained with"
+            f"{what} gives {size[1]}x{size[0]}, wanted is {width}x{height}; allow resizing, with resize: true, or "
+            "change the configuration's height and width to what the policy was trained with"
         )
     if size[0] < height or size[1] < width:
         raise RobotError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,8 @@ import numpy as np
 
 from molmoact2_drivers.cameras.capture import Capture, Opened, Reading, SourceEndedError, Wanted
 from molmoact2_drivers.cameras.picture import Picture
-from molmoact2_drivers.protocol import CameraCapabilities, Frame, LifeCycle
+from molmoact2_drivers.newest_frame import NewestFrameCamera
+from molmoact2_drivers.protocol import CameraCapabilities, LifeCycle
 from molmoact2_edge.errors import RobotError
 
 _READ_S = 0.1  # how long an end of the thread may wait for it
@@ -18,7 +18,6 @@ _FIRST_FRAME_S = 5.0
 _SILENCE_S = 2.0  # a device that is there and says nothing for so long is opened again
 _BACK_OFF_FIRST_S = 0.1
 _BACK_OFF_LONGEST_S = 2.0
-_JOIN_TIMEOUT_S = 5.0
 _SAMPLE = 16
 
 
@@ -38,7 +37,7 @@ class CameraStatistics:
     """How often it was opened again."""
 
 
-class ThreadedCamera:
+class ThreadedCamera(NewestFrameCamera):
     """A `molmoact2_drivers.Camera`.
 
     While the device is lost `latest` goes on giving the last frame with its own time, so that whoever watches ages sees
@@ -55,31 +54,19 @@ class ThreadedCamera:
         lost_fault_s: float = 5.0,
         freeze_fault_s: float | None = None,
     ) -> None:
-        self._name = name
+        super().__init__(name)
         self._capture = capture
         self._wanted = wanted
         self._lost_fault_s = lost_fault_s
         self._freeze_fault_s = freeze_fault_s
         self._opened: Opened | None = None
-        self._life_cycle = LifeCycle.DISCONNECTED
-        self._fault: str | None = None
         self._statistics = CameraStatistics()
-        self._frame: Frame | None = None
-        self._arrived = threading.Condition()
-        self._ending = threading.Event()
-        self._thread: threading.Thread | None = None
         # The thread's own.
         self._heard_s = 0.0
         self._listening_s = 0.0
-        self._changed_s = 0.0
+        self._same_since_s: float | None = None
         self._number_offset = 0
         self._renumber = False
-        self._trouble = ""
-
-    @property
-    def name(self) -> str:
-        """Its role."""
-        return self._name
 
     @property
     def capabilities(self) -> CameraCapabilities:
@@ -95,16 +82,6 @@ class ThreadedCamera:
         return "" if self._opened is None else self._opened.description
 
     @property
-    def life_cycle(self) -> LifeCycle:
-        """DISCONNECTED, ACTIVE or ERROR."""
-        return self._life_cycle
-
-    @property
-    def fault(self) -> str | None:
-        """Why it is in ERROR; None otherwise."""
-        return self._fault
-
-    @property
     def statistics(self) -> CameraStatistics:
         """Counted since `connect`."""
         return self._statistics
@@ -116,73 +93,24 @@ class ThreadedCamera:
             RobotError: it is not there, does not give what is wanted, or sends nothing; or the camera is connected.
             MissingExtraError: a package is not installed.
         """
-        if self._life_cycle is not LifeCycle.DISCONNECTED:
-            raise RobotError(f"camera {self._name} is {self._life_cycle.value}; disconnect it first")
+        self._require_disconnected()
         try:
             self._opened = self._capture.open(self._wanted)
         except RobotError as error:
             raise RobotError(f"camera {self._name}: {error}") from error
-        self._frame = None
         self._statistics = CameraStatistics()
-        self._heard_s = self._listening_s = self._changed_s = time.monotonic()
-        self._number_offset, self._renumber, self._trouble = 0, False, ""
-        self._ending.clear()
-        self._life_cycle = LifeCycle.ACTIVE
-        self._thread = threading.Thread(target=self._run, name=f"camera-{self._name}", daemon=True)
-        self._thread.start()
-        try:
-            self.wait_newer(-1, _FIRST_FRAME_S)
-        except RobotError:
-            self.disconnect()
-            raise
-
-    def latest(self) -> Frame:
-        """The newest frame."""
-        frame = self._frame
-        self._require_active()
-        assert frame is not None
-        return frame
-
-    def wait_newer(self, sequence: int, timeout_s: float) -> Frame:
-        """The newest frame with a higher sequence number, waiting at most `timeout_s` for it."""
-        with self._arrived:
-            self._arrived.wait_for(
-                lambda: (
-                    self._life_cycle is not LifeCycle.ACTIVE
-                    or (self._frame is not None and self._frame.sequence > sequence)
-                ),
-                timeout_s,
-            )
-            self._require_active()
-            if self._frame is None or self._frame.sequence <= sequence:
-                trouble = f": {self._trouble}" if self._trouble else ""
-                raise RobotError(
-                    f"camera {self._name} gave no frame after {sequence} within {timeout_s:g} s{trouble}"
-                )
-            return self._frame
-
-    def disconnect(self) -> None:
-        """Close the device from any state."""
-        self._ending.set()
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_JOIN_TIMEOUT_S)
-            self._thread = None
-        with self._arrived:
-            self._life_cycle, self._fault = LifeCycle.DISCONNECTED, None
-            self._arrived.notify_all()
-
-    def _require_active(self) -> None:
-        if self._life_cycle is not LifeCycle.ACTIVE:
-            cause = f": {self._fault}" if self._fault else "; connect it first"
-            raise RobotError(f"camera {self._name} is {self._life_cycle.value}{cause}")
+        self._heard_s = self._listening_s = time.monotonic()
+        self._same_since_s = None
+        self._number_offset, self._renumber = 0, False
+        self._begin(self._run, _FIRST_FRAME_S)
 
     def _run(self) -> None:
         try:
             self._read_on()
         except SourceEndedError as error:
-            self._fail(f"{error}")
+            self._fail(f"{self._name}: {error}")
         except Exception as error:  # a thread that dies unseen leaves a picture that looks alive
-            self._fail(f"the camera's thread failed: {type(error).__name__}: {error}")
+            self._fail(f"{self._name}: the camera's thread failed: {type(error).__name__}: {error}")
         finally:
             self._capture.close()
 
@@ -235,36 +163,30 @@ class ThreadedCamera:
         now_s = time.monotonic()
         self._heard_s = self._listening_s = now_s
         if not frozen:
-            self._changed_s = now_s
+            self._same_since_s = None
+        elif self._same_since_s is None:
+            self._same_since_s = now_s
         if self._renumber and last is not None:
             # A device counts from 0 again once it is opened; what it counts here must not go back.
             self._number_offset = last.sequence + 1 - frame.sequence
         self._renumber = False
-        with self._arrived:
-            self._frame = replace(frame, sequence=frame.sequence + self._number_offset)
-            self._arrived.notify_all()
+        self._show(replace(frame, sequence=frame.sequence + self._number_offset))
 
     def _judge(self) -> None:
-        now_s = time.monotonic()
-        if now_s - self._heard_s > self._lost_fault_s:
+        silent_s = time.monotonic() - self._heard_s
+        # Between frames: a pause is no picture that stays the same.
+        same_s = 0.0 if self._same_since_s is None else self._heard_s - self._same_since_s
+        if silent_s > self._lost_fault_s:
             cause = self._trouble or "the device is there, but sends nothing"
-            self._fail(f"no frame for {now_s - self._heard_s:.1f} s: {cause}")
-        elif self._freeze_fault_s is not None and now_s - self._changed_s > self._freeze_fault_s:
-            frozen_s = now_s - self._changed_s
+            self._fail(f"{self._name}: no frame for {silent_s:.1f} s: {cause}")
+        elif self._freeze_fault_s is not None and same_s > self._freeze_fault_s:
             self._fail(
-                f"the same picture to the byte for {frozen_s:.1f} s: the camera is frozen; plug it in again"
+                f"{self._name}: the same picture to the byte for {same_s:.1f} s: the camera is frozen; plug it in "
+                "again, or set freeze_fault_s to null where pictures may stand still"
             )
-        elif self._life_cycle is LifeCycle.ERROR and now_s - self._heard_s < self._lost_fault_s:
+        elif self._life_cycle is LifeCycle.ERROR:
             self._trouble = ""
-            with self._arrived:
-                self._life_cycle, self._fault = LifeCycle.ACTIVE, None
-                self._arrived.notify_all()
-
-    def _fail(self, fault: str) -> None:
-        with self._arrived:
-            if not self._ending.is_set():
-                self._fault, self._life_cycle = f"{self._name}: {fault}", LifeCycle.ERROR
-            self._arrived.notify_all()
+            self._work_again()
 
 
 def _equal(picture: Picture, other: Picture) -> bool:

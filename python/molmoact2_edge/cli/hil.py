@@ -240,7 +240,7 @@ def _fault_checks(
         # Faults are told to that camera's emulator.
         blinded = ArmUnderTest(arm.robot, arm.config, [emulation.cameras[role]])
         checks = FaultChecks(blinded, checklist, cameras)
-        for case in camera_faults(arm.config.watchdogs.camera_age_max_s, 5.0):
+        for case in camera_faults(arm.config.watchdogs.camera_age_max_s, arm.config.cameras[role]):
             checks.run(case)
     finally:
         for camera in cameras.values():

@@ -17,12 +17,14 @@ from molmoact2_edge.hil.fault_cases import (
     FaultCase,
     dynamixel_faults,
     franka_faults,
+    robotiq_faults,
     so101_faults,
     yam_faults,
 )
 from molmoact2_edge.runtime.hardware import with_connection
 
 _FIRST_DEVICE = 10
+_DYNAMIXEL_BAUD = 1_000_000
 _PATIENT_S = 0.5
 _JOINT_TICKS, _GRIPPER_TICKS = (700, 3400), (1800, 2900)  # emulated servos stand at 2048 of 4096
 
@@ -61,7 +63,8 @@ def _dynamixel(stack: ExitStack, config: RobotConfig, directory: Path) -> Emulat
     }
     save_calibration(calibration, ArmCalibration(joints))
     line = ",".join(f"{servo['id']}:{servo['model']}" for servo in servos.values())
-    arm = stack.enter_context(EmulatorProcess("dynamixel", ["--servos", line]))
+    baud = str(config.connection.get("baud") or _DYNAMIXEL_BAUD)
+    arm = stack.enter_context(EmulatorProcess("dynamixel", ["--servos", line, "--baud", baud]))
     connected = with_connection(config, port=arm.address, calibration=calibration)
     # Servos must bear the pauses of a computer that they share.
     connected = replace(connected, connection={**connected.connection, "bus_watchdog_s": _PATIENT_S})
@@ -85,9 +88,14 @@ def _franka(stack: ExitStack, config: RobotConfig, _: Path) -> Emulation:
     address = f"127.77.{number // 250}.{number % 250 + 1}"
     emulator = {"fr3": "fr3", "panda": "panda"}[str(config.connection.get("arm", "fr3"))]
     arm = stack.enter_context(EmulatorProcess(emulator, ["--address", address, "--patience", "1"]))
-    return Emulation(
-        with_connection(config, port=arm.address), [arm], franka_faults(config.loop.silence_hold_s)
-    )
+    connected = with_connection(config, port=arm.address)
+    processes, faults = [arm], franka_faults(config.loop.silence_hold_s)
+    if config.connection.get("gripper") == "robotiq":
+        gripper = stack.enter_context(EmulatorProcess("robotiq"))
+        processes.append(gripper)
+        faults += robotiq_faults(config.loop.silence_hold_s, emulator=1)
+        connected = replace(connected, connection={**connected.connection, "gripper_port": gripper.address})
+    return Emulation(connected, processes, faults)
 
 
 _EMULATORS: Mapping[str, _Start] = {

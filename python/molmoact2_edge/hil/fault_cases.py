@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from molmoact2_edge.config import CameraConfig
 from molmoact2_edge.control import GateState, Reason
 
 HELD_BUS = (Reason.STATE_STALE, Reason.BUS_WRITE_FAILED)
@@ -156,10 +157,22 @@ def franka_faults(silence_hold_s: float) -> list[FaultCase]:
     ]
 
 
-def camera_faults(camera_age_max_s: float, lost_fault_s: float) -> list[FaultCase]:
+def robotiq_faults(silence_hold_s: float, emulator: int) -> list[FaultCase]:
+    """The faults of a gripper beside an arm, whose pose is as old as the gripper's after half a second of silence."""
+    cases = [
+        FaultCase("the gripper unplugged and replugged", "unplug duration=0.3", 2.0),
+        _given_up("the gripper unplugged", "unplug", silence_hold_s + 2.0),
+        _given_up(
+            "the gripper without power for a moment", "power_loss servo=9 duration=0.3", silence_hold_s + 1.0
+        ),
+    ]
+    return [replace(case, emulator=emulator) for case in cases]
+
+
+def camera_faults(camera_age_max_s: float, camera: CameraConfig) -> list[FaultCase]:
     """The faults of a V4L2 camera."""
     stale, within = (Reason.CAMERA_STALE,), camera_age_max_s + 0.5
-    return [
+    cases = [
         FaultCase("frames dropped", "drop_frames probability=0.5 duration=2", 2.0, camera=True),
         FaultCase(
             "a camera stalled for a moment",
@@ -182,7 +195,7 @@ def camera_faults(camera_age_max_s: float, lost_fault_s: float) -> list[FaultCas
         FaultCase(
             "a camera unplugged",
             "unplug",
-            lost_fault_s + 2.0,
+            camera.lost_fault_s + 2.0,
             GateState.HOLDING,
             stale,
             within,
@@ -190,3 +203,18 @@ def camera_faults(camera_age_max_s: float, lost_fault_s: float) -> list[FaultCas
             camera=True,
         ),
     ]
+    if camera.freeze_fault_s is not None:
+        frozen_s = camera.freeze_fault_s + within
+        cases.append(
+            FaultCase(
+                "a camera frozen",
+                "freeze",
+                frozen_s + 0.5,
+                GateState.HOLDING,
+                stale,
+                frozen_s,
+                driver_fault=True,
+                camera=True,
+            )
+        )
+    return cases

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from molmoact2_drivers.life_cycle import require_life_cycle
+from molmoact2_drivers.newest_frame import NewestFrameCamera
 from molmoact2_drivers.protocol import (
     CameraCapabilities,
     Frame,
@@ -257,7 +258,7 @@ class SimRobot:
         self._publish()
 
 
-class SimCamera:
+class SimCamera(NewestFrameCamera):
     """A `molmoact2_drivers.Camera` that draws a SimRobot's world, in a thread with a GL context of its own."""
 
     def __init__(
@@ -270,38 +271,17 @@ class SimCamera:
         """
         if not 0.0 < rate_hz <= 100.0:
             raise InputError(f"rate_hz is above 0 and at most 100, got {rate_hz}")
+        super().__init__(name)
         self._robot = robot
-        self._name = name
         with robot.world() as world:
             self._camera_id = world.camera_id(name)
         self._image_size = image_size
         self._rate_hz = rate_hz
-        self._life_cycle = LifeCycle.DISCONNECTED
-        self._fault: str | None = None
-        self._arrived = threading.Condition()
-        self._frame: Frame | None = None
-        self._running = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    @property
-    def name(self) -> str:
-        """Its role: "front" or "wrist"."""
-        return self._name
 
     @property
     def capabilities(self) -> CameraCapabilities:
         """Size and rate."""
         return CameraCapabilities(*self._image_size, self._rate_hz)
-
-    @property
-    def life_cycle(self) -> LifeCycle:
-        """DISCONNECTED, ACTIVE or ERROR."""
-        return self._life_cycle
-
-    @property
-    def fault(self) -> str | None:
-        """Why it is in ERROR; None otherwise."""
-        return self._fault
 
     def connect(self) -> None:
         """Starts drawing and waits for the first frame.
@@ -309,54 +289,8 @@ class SimCamera:
         Raises:
             RobotError: no GL library works, or it is connected already.
         """
-        if self._life_cycle is not LifeCycle.DISCONNECTED:
-            raise RobotError(f"camera {self._name} is {self._life_cycle.value}; disconnect it first")
-        self._frame = None
-        self._running.set()
-        self._life_cycle = LifeCycle.ACTIVE
-        self._thread = threading.Thread(target=self._run, name=f"sim-camera-{self._name}", daemon=True)
-        self._thread.start()
-        try:
-            self.wait_newer(-1, _FIRST_FRAME_TIMEOUT_S)
-        except RobotError:
-            self.disconnect()
-            raise
-
-    def latest(self) -> Frame:
-        """The newest frame."""
-        self._require_active()
-        assert self._frame is not None
-        return self._frame
-
-    def wait_newer(self, sequence: int, timeout_s: float) -> Frame:
-        """The newest frame with a higher sequence number, waiting at most `timeout_s` for it."""
-        with self._arrived:
-            self._arrived.wait_for(
-                lambda: (
-                    self._life_cycle is not LifeCycle.ACTIVE
-                    or (self._frame is not None and self._frame.sequence > sequence)
-                ),
-                timeout_s,
-            )
-            self._require_active()
-            if self._frame is None or self._frame.sequence <= sequence:
-                raise RobotError(f"camera {self._name} drew no frame after {sequence} within {timeout_s:g} s")
-            return self._frame
-
-    def disconnect(self) -> None:
-        """Stops drawing from any state."""
-        self._running.clear()
-        if self._thread is not None:
-            self._thread.join(_JOIN_TIMEOUT_S)
-            self._thread = None
-        with self._arrived:
-            self._life_cycle, self._fault = LifeCycle.DISCONNECTED, None
-            self._arrived.notify_all()
-
-    def _require_active(self) -> None:
-        if self._life_cycle is not LifeCycle.ACTIVE:
-            cause = f": {self._fault}" if self._fault else "; connect it first"
-            raise RobotError(f"camera {self._name} is {self._life_cycle.value}{cause}")
+        self._require_disconnected()
+        self._begin(self._run, _FIRST_FRAME_TIMEOUT_S)
 
     def _run(self) -> None:
         renderer: OffscreenRenderer | None = None
@@ -367,10 +301,7 @@ class SimCamera:
             renderer = OffscreenRenderer(model, self._image_size)
             self._draw(renderer)
         except RobotError as error:
-            with self._arrived:
-                self._fault = f"{error}"
-                self._life_cycle = LifeCycle.ERROR
-                self._arrived.notify_all()
+            self._fail(f"{error}")
         finally:
             if renderer is not None:
                 renderer.close()
@@ -379,19 +310,17 @@ class SimCamera:
         period_ns = round(1e9 / self._rate_hz)
         due = time.monotonic_ns()
         sequence = 0
-        while self._running.is_set():
+        while not self._ending.is_set():
             with self._robot.world() as world:
                 world.refresh_poses()
                 renderer.capture(world.data, self._camera_id)
                 exposed_ns = time.monotonic_ns()
             image = renderer.draw()
             image.flags.writeable = False
-            with self._arrived:
-                self._frame = Frame(image, exposed_ns, sequence)
-                self._arrived.notify_all()
+            self._show(Frame(image, exposed_ns, sequence))
             now = time.monotonic_ns()
             # Deadlines that have passed are skipped, and seen as a gap in the sequence numbers.
             elapsed = max(1, (now - due) // period_ns + 1)
             due += elapsed * period_ns
             sequence += elapsed
-            time.sleep((due - now) * 1e-9)
+            self._ending.wait((due - now) * 1e-9)

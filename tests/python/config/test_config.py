@@ -69,6 +69,23 @@ def test_extends_overlays_values_and_replaces_tables() -> None:
         (("policy", "joint_convention"), "so102", r"policy\.joint_convention: expected none or so100_so101"),
         (("cameras",), {}, r"cameras: expected a mapping of 1 to 16 names"),
         (("cameras", "front", "height"), 0, r"cameras\.front\.height: expected a whole number"),
+        (("cameras", "front", "resize"), 1, r"cameras\.front\.resize: expected true or false, got 1"),
+        (("cameras", "front", "resize"), None, r"cameras\.front\.resize: expected true or false, got None"),
+        (
+            ("cameras", "front", "lost_fault_s"),
+            None,
+            r"cameras\.front\.lost_fault_s: expected a number above 0",
+        ),
+        (
+            ("cameras", "front", "freeze_fault_s"),
+            0,
+            r"cameras\.front\.freeze_fault_s: expected a number above 0",
+        ),
+        (
+            ("cameras", "front", "freeze_fault"),
+            1,
+            r"cameras\.front\.freeze_fault: no such key; did you mean freeze_fault_s\?",
+        ),
         (
             ("joints", "gripper", "position"),
             [100, 0],
@@ -114,6 +131,24 @@ def test_what_may_be_absent_or_null_is_off_and_a_joint_may_have_levels_of_its_ow
     assert watchdogs.temperature.warn == (40.0, np.inf)
     assert watchdogs.current is not None
     assert watchdogs.current.limit == (2.5, 2.5)
+
+
+def test_a_camera_that_freezes_is_watched_unless_it_says_no_and_none_is_resized_unasked(
+    tmp_path: Path,
+) -> None:
+    size = "height: 480, width: 640, rate_hz: 30"
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        f"extends: so101\ncameras:\n  plain: {{{size}}}\n"
+        f"  own: {{{size}, resize: true, lost_fault_s: 2, freeze_fault_s: 0.5}}\n"
+        f"  drawn: {{{size}, freeze_fault_s: null}}\n"
+    )
+    cameras = load_robot(path).cameras
+    told = {
+        name: (camera.resize, camera.lost_fault_s, camera.freeze_fault_s) for name, camera in cameras.items()
+    }
+    assert told == {"plain": (False, 5.0, 1.0), "own": (True, 2.0, 0.5), "drawn": (False, 5.0, None)}
+    assert load_robot("emulated-so101").cameras["front"].freeze_fault_s is None
 
 
 def test_a_missing_key_is_named(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_camera_that_repeats_its_last_image_holds_the_arm(scenario: Any) -> No
     class Stalling(SlowExpert):
         def answer(self, rows: np.ndarray) -> Predicted:
             if self.calls == WARM_UP_CALLS + 2:
-                self.scenario.cameras["wrist"]._running.clear()  # its thread ends; latest() goes on answering
+                self.scenario.cameras["wrist"]._ending.set()  # its thread ends; latest() goes on answering
             return super().answer(rows)
 
     config = configuration()

@@ -7,12 +7,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from molmoact2_drivers import LifeCycle
 from molmoact2_drivers.cameras import list_cameras, open_cameras
 from molmoact2_edge.config import RobotConfig, load_robot
-from molmoact2_edge.errors import InputError
+from molmoact2_edge.errors import InputError, RobotError
+
+PATIENCE_S = 20.0
 
 
 @pytest.fixture
@@ -73,6 +76,34 @@ def test_what_does_not_fit_is_named(config: RobotConfig, sources: dict[str, str]
 
 def test_a_file_may_be_played_to_two_roles(config: RobotConfig) -> None:
     assert len(open_cameras(config, {"front": "a.mp4", "wrist": "a.mp4"})) == 2
+
+
+def test_a_configuration_s_keys_reach_the_cameras(config: RobotConfig, tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    still, film = tmp_path / "still.png", tmp_path / "large.png"
+    assert cv2.imwrite(str(still), np.full((480, 640, 3), 9, np.uint8))
+    assert cv2.imwrite(str(film), np.full((960, 1280, 3), 9, np.uint8))
+    refused = open_cameras(with_sources(config, front=str(film), wrist=str(still)))["front"]
+    with pytest.raises(
+        RobotError, match="gives 1280x960, wanted is 640x480; allow resizing, with resize: true"
+    ):
+        refused.connect()
+    watched = {
+        role: replace(camera, resize=True, freeze_fault_s=0.05)
+        for role, camera in with_sources(config, front=str(film), wrist=str(still)).cameras.items()
+    }
+    for role, camera in open_cameras(replace(config, cameras=watched)).items():
+        camera.connect()
+        try:
+            assert camera.latest().image.shape == (480, 640, 3)
+            assert ("resized to 640x480" in camera.description) == (role == "front")
+            newer = camera.latest()
+            for _ in range(10):  # a third of a second of a file that stands still, which files may
+                newer = camera.wait_newer(newer.sequence, PATIENCE_S)
+            assert camera.statistics.frozen > 0
+            assert camera.life_cycle is LifeCycle.ACTIVE
+        finally:
+            camera.disconnect()
 
 
 def test_a_folder_without_cameras_has_none(tmp_path: Path) -> None:

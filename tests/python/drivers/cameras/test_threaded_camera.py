@@ -144,6 +144,34 @@ def test_while_it_is_lost_the_last_frame_ages_and_then_it_is_a_fault() -> None:
     camera.disconnect()
 
 
+def test_equal_pictures_are_a_frozen_camera_and_a_pause_between_pictures_is_not() -> None:
+    capture = ScriptedCapture()
+    camera = camera_of(capture, lost_fault_s=PATIENCE_S, freeze_fault_s=0.2)
+    capture.frame(0)
+    camera.connect()
+    time.sleep(0.4)
+    assert camera.life_cycle is LifeCycle.ACTIVE
+    capture.frame(1, value=0)
+    time.sleep(0.4)
+    # One that is equal, and a pause behind it, is none either.
+    assert camera.life_cycle is LifeCycle.ACTIVE
+    number = 2
+    while camera.life_cycle is LifeCycle.ACTIVE:
+        assert number < PATIENCE_S / 0.02
+        capture.frame(number, value=0)
+        number += 1
+        time.sleep(0.02)
+    assert camera.statistics.frozen > 1
+    assert camera.fault is not None
+    assert camera.fault.startswith("front: the same picture to the byte for 0.")
+    with pytest.raises(RobotError, match="the camera is frozen; plug it in again"):
+        camera.latest()
+    capture.frame(number, value=77)
+    wait_for(lambda: camera.life_cycle is LifeCycle.ACTIVE)
+    assert camera.latest().sequence == number
+    camera.disconnect()
+
+
 def test_a_source_that_ends_is_a_fault_and_not_opened_again() -> None:
     capture = ScriptedCapture()
     camera = camera_of(capture)

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from emulators.filming import Filming, filming
 from emulators.shimmed import DEVICE, FRAMES
 
 from molmoact2_drivers import Camera, LifeCycle
-from molmoact2_drivers.cameras import ThreadedCamera, list_cameras, threaded_camera
+from molmoact2_drivers.cameras import ThreadedCamera, list_cameras, open_cameras, threaded_camera
 from molmoact2_drivers.cameras.capture import Wanted
 from molmoact2_drivers.cameras.exposure_time import ExposureClock
 from molmoact2_drivers.cameras.v4l2_capture import V4l2Capture
 from molmoact2_drivers.cameras.v4l2_device import VideoDevice
+from molmoact2_edge.config import CameraConfig, load_robot
 from molmoact2_edge.control import ControlLoop, JointLimits, LoopbackPort, Watchdogs, monotonic_ns
 from molmoact2_edge.errors import RobotError
 from molmoact2_edge.runtime.camera_watch import CameraWatch
@@ -311,10 +313,8 @@ def test_descriptors_are_not_left_behind(film: Filming) -> None:
     ],
 )
 def test_every_fault_holds_the_loop_while_it_lasts(film: Filming, fault: str) -> None:
-    freeze_fault_s = 0.3 if fault == "freeze" else None
-    camera = ThreadedCamera(
-        "front", V4l2Capture(DEVICE), WANTED, lost_fault_s=1.0, freeze_fault_s=freeze_fault_s
-    )
+    wanted = CameraConfig(120, 160, 100.0, DEVICE, lost_fault_s=1.0, freeze_fault_s=0.3)
+    camera = open_cameras(replace(load_robot("so101"), cameras={"front": wanted}))["front"]
     camera.connect()
     row = np.ones(2)
     limits = JointLimits(-100 * row, 100 * row, 90 * row, 450 * row, 30 * row)
