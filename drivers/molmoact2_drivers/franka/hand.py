@@ -6,6 +6,7 @@ stream of states over UDP. The methods are those of :class:`molmoact2_drivers.ro
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import struct
@@ -145,7 +146,8 @@ class FrankaHand:
         """Stay where it is. Returns at once."""
         with self._lock:
             self._wanted = None
-            self._send_stop()
+            with contextlib.suppress(OSError):  # the connection is lost, which its thread tells
+                self._send_stop()
 
     def state(self) -> HandState:
         """Return the newest measurement.

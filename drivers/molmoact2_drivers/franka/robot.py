@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 _POLL_S = 0.002
 _GRIPPER_SILENCE_NS = 500_000_000  # a gripper that has said nothing for longer makes the whole state as old
 _GRIPPER_PERIOD_NS = 20_000_000
-_GRIPPER_SPEED = 500.0  # percent/s: what a Robotiq does
+_GRIPPER_SPEED = (
+    500.0  # percent/s: beyond each gripper's own, so that no gate makes many small movements out of one
+)
 _FIRST_STATE_TIMEOUT_S = 3.0
 _JOIN_TIMEOUT_S = 5.0
 
@@ -101,7 +103,8 @@ class FrankaRobot:
         self._lock = threading.Lock()  # of the life cycle and of who writes targets
         self._state: RobotState | None = None
         self._gripper_sent_ns = 0
-        self._gripper_percent: float | None = None
+        self._gripper_wanted: float | None = None  # percent; None: as it is
+        self._gripper_percent: float | None = None  # what it was told last
         self._starts = 0
 
     @property
@@ -185,7 +188,7 @@ class FrankaRobot:
         with self._lock:
             assert self._port is not None
             self._port.take_command()
-            self._gripper_percent = None
+            self._gripper_wanted = self._gripper_percent = None
         if self._ask("follow"):
             self._change(LifeCycle.ACTIVE)
 
@@ -223,7 +226,7 @@ class FrankaRobot:
                 self._set(LifeCycle.CONFIGURED)
             if self._port is not None:
                 self._port.take_command()
-        self._gripper.stop()
+        self._stop_gripper()
         self._ask(request)
 
     def recover(self) -> None:
@@ -352,11 +355,12 @@ class FrankaRobot:
                 faults.append(self._gripper.fault)
             if faults and self._life_cycle not in (LifeCycle.ERROR, LifeCycle.DISCONNECTED):
                 self._break("; ".join(faults))
-                self._gripper.stop()
+                self._stop_gripper()
             if client.lost is not None:
                 return
             self._publish(client.read())
             self._take_command()
+            self._move_gripper()
             time.sleep(_POLL_S)
 
     def _publish(self, state: ArmState | None) -> None:
@@ -387,8 +391,20 @@ class FrankaRobot:
     def _aim(self, positions: npt.NDArray[np.float64], time_ns: int) -> None:
         assert self._client is not None
         self._client.aim(tuple(np.radians(positions[:JOINTS]).tolist()), time_ns)
-        percent = float(positions[JOINTS])
-        now = time.monotonic_ns()
-        if percent != self._gripper_percent and now - self._gripper_sent_ns >= _GRIPPER_PERIOD_NS:
-            self._gripper_percent, self._gripper_sent_ns = percent, now
-            self._gripper.move(percent)
+        self._gripper_wanted = min(max(float(positions[JOINTS]), 0.0), 100.0)
+
+    def _move_gripper(self) -> None:
+        """Tell the gripper where it is wanted, as often as it can hear it; the newest is never left out."""
+        with self._lock:
+            wanted, now = self._gripper_wanted, time.monotonic_ns()
+            if wanted is None or self._life_cycle is not LifeCycle.ACTIVE:
+                return
+            if wanted != self._gripper_percent and now - self._gripper_sent_ns >= _GRIPPER_PERIOD_NS:
+                self._gripper_percent, self._gripper_sent_ns = wanted, now
+                with contextlib.suppress(RobotError):  # it has a fault, which is told in the next round
+                    self._gripper.move(wanted)
+
+    def _stop_gripper(self) -> None:
+        # One with a fault takes nothing; the arm must be stopped all the same.
+        with contextlib.suppress(RobotError):
+            self._gripper.stop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import termios
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -129,7 +130,10 @@ class ModbusLine:
             self._serial.reset_input_buffer()
             self._serial.write(request)
             return self._receive(self._serial, size)
-        except OSError as error:  # pyserial's own errors are of this kind
+        except (
+            OSError,
+            termios.error,
+        ) as error:  # pyserial's own errors are OSErrors, but for discarding its input
             self.close()
             raise UnpluggedError(f"{self.port} was unplugged: {error}") from error
 
