@@ -70,8 +70,8 @@ def test_queries_and_keys_equal_torch() -> None:
     q_part, k_part, v_part = np.split(qkv, [heads * head_dim, (heads + kv_heads) * head_dim], axis=1)
     expected_keys[start : start + rows] = rotated(k_part, k_weight)
     expected_values[start : start + rows] = v_part.reshape(rows, kv_heads, head_dim)
-    np.testing.assert_allclose(q, rotated(q_part, q_weight), rtol=1e-5, atol=2e-6)
-    np.testing.assert_allclose(keys, expected_keys, rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(q, rotated(q_part, q_weight), rtol=2e-6, atol=2e-6)
+    np.testing.assert_allclose(keys, expected_keys, rtol=2e-6, atol=2e-6)
     np.testing.assert_array_equal(values, expected_values)
 
 

@@ -25,6 +25,8 @@ CACHE = 1e-4
 VELOCITIES = 1e-4
 LOGITS = 1e-4
 ACTIONS = 1e-3
+ACTIONS_CPU = 1e-5
+"""Tighter, since 4e-7 were reached there."""
 ACTIONS_BF16 = 3e-2
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -41,6 +43,13 @@ def text(value: np.ndarray[Any, Any]) -> str:
 
 def images(case: Arrays) -> list[np.ndarray[Any, Any]]:
     return [case[f"image_{i}"] for i in range(len(case["image_num_crops"]))]
+
+
+def allowed(policy: Policy) -> float:
+    """How far actions may be from the vectors', in their range."""
+    if policy.dtype == torch.bfloat16:
+        return ACTIONS_BF16
+    return ACTIONS_CPU if policy.device.type == "cpu" else ACTIONS
 
 
 def action_range(policy: Policy, case: Arrays) -> np.ndarray[Any, Any]:
@@ -121,9 +130,7 @@ def test_continuous_case(policies: dict[str, Policy], case_path: Path) -> None:
     exact = policy.dtype == torch.float32
     assert p.actions.dtype == np.float32
     assert p.actions.shape == case["actions"].shape
-    np.testing.assert_array_less(
-        np.abs(p.actions - case["actions"]) / span, ACTIONS if exact else ACTIONS_BF16
-    )
+    np.testing.assert_array_less(np.abs(p.actions - case["actions"]) / span, allowed(policy))
     assert trace.prompt is not None
     assert trace.images is not None
     assert trace.prompt.text == text(case["prompt"])
@@ -169,7 +176,7 @@ def test_discrete_case(policies: dict[str, Policy], case_path: Path) -> None:
         np.testing.assert_allclose(trace.arrays["first_logits"], case["first_logits"], 0, LOGITS)
         assert p.token_ids == case["discrete_token_ids"].tolist()
         np.testing.assert_array_less(
-            np.abs(p.actions - case["discrete_actions"]) / action_range(policy, case), ACTIONS
+            np.abs(p.actions - case["discrete_actions"]) / action_range(policy, case), allowed(policy)
         )
 
 
