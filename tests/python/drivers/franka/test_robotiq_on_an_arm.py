@@ -19,6 +19,11 @@ from molmoact2_drivers.franka.arm_memory import FOLLOWING, READING
 from molmoact2_edge.config import RobotConfig, load_robot
 from molmoact2_edge.control import ControlLoop
 from molmoact2_edge.errors import RobotError
+from molmoact2_edge.hil import Checklist, Verdict
+from molmoact2_edge.hil.arm import ArmUnderTest
+from molmoact2_edge.hil.emulated import emulated
+from molmoact2_edge.hil.fault_cases import FaultCase, robotiq_faults
+from molmoact2_edge.hil.faults import FaultChecks
 from molmoact2_edge.hil.motion import Feeder, Motion, Poses, stand
 from molmoact2_edge.processor import joint_convention
 from molmoact2_edge.runtime.hardware import make_robot
@@ -31,6 +36,8 @@ _GRIPPER = 7
 _ON_THE_WAY_S = 3.0
 _GRIPPER_TOLERANCE = 0.01  # of its way: a count is 1/225 of it
 _ARM_TOLERANCE = 0.002  # rad
+_HOLD_S = 0.25
+_FAULTS = robotiq_faults(_HOLD_S, emulator=1)
 
 
 def eventually(holds: Callable[[], bool]) -> bool:
@@ -275,6 +282,30 @@ def test_a_fault_of_a_robotiq_is_the_robots_and_leaves_the_arms_process_alone(
     assert eventually(lambda: recovers(robot))
     assert robot.arm_process_id == process
     assert usable(robot)
+
+
+@pytest.fixture(scope="module")
+def checks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultChecks]:
+    """The arm as `molmoact2-edge hil --emulate` tests it."""
+    shipped = load_robot("franka-droid")
+    patient = replace(
+        shipped,
+        loop=replace(shipped.loop, silence_hold_s=_HOLD_S),
+        connection={**shipped.connection, "gripper": "robotiq"},
+    )
+    with emulated(patient, tmp_path_factory.mktemp("arm")) as emulation:
+        robot = make_robot(emulation.config)
+        robot.connect()
+        robot.configure()
+        arm = ArmUnderTest(robot, within_reach(emulation.config, robot.capabilities), emulation.processes)
+        yield FaultChecks(arm, Checklist(print))
+        robot.disconnect()
+
+
+@pytest.mark.parametrize("case", _FAULTS, ids=[case.name for case in _FAULTS])
+def test_a_fault_of_the_gripper_ends_as_promised(checks: FaultChecks, case: FaultCase) -> None:
+    check = checks.run(case)
+    assert check.verdict is Verdict.PASSED, (check.reasons, check.figures)
 
 
 def test_without_its_gripper_nothing_is_switched_on(config: RobotConfig) -> None:
