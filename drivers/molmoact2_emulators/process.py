@@ -27,7 +27,11 @@ def add_fault_options(parser: argparse.ArgumentParser) -> None:
         "--faults", type=Path, metavar="FILE", help="a script of faults, one a line: SECONDS NAME key=value"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of what faults draw (default: %(default)s)"
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of all that is drawn at random (default: %(default)s)",
     )
 
 

@@ -111,7 +111,8 @@ class Policy:
             dtype: ``"float32"``, ``"bfloat16"`` or ``"auto"``: bfloat16 on CUDA, float32 on the CPU.
             execution: ``"graph"`` (CUDA only) records the call as CUDA graphs, one per length of prompt, when it first
                 comes; :meth:`warmup` does that ahead. ``"static"`` runs the same kernels one by one, on any device.
-                ``"eager"`` is plain torch with shapes that fit each call. ``"auto"``: graphs on CUDA, else eager.
+                ``"eager"`` has shapes that fit each call: torch, and on a CPU in float32 the compiled flow. ``"auto"``:
+                graphs on CUDA, else eager.
             offline: Use the local Hub cache only; the network is never touched.
             revision: Branch, tag or commit on the Hub.
 
@@ -197,8 +198,8 @@ class Policy:
                 (task and state) and the actions are computed.
             normalize_language: Normalize the instruction as in training.
             convention: ``"so100_so101"`` maps a LeRobot-calibrated arm to the convention of those weights,
-                ``"franka_droid"`` and ``"yam_dual"`` degrees and openings of 0 to 100 to that of theirs; a LeRobot-saved
-                checkpoint may name its own, which is applied in any case.
+                ``"franka_droid"`` and ``"yam_dual"`` degrees and openings of 0 to 100 to that of theirs; a
+                LeRobot-saved checkpoint may name its own, which is applied in any case.
             trace: Collects intermediate results.
 
         Raises:

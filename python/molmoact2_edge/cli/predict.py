@@ -54,7 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--execution", choices=("eager", "static", "graph"), default="eager",
         help="graph: record the call as CUDA graphs, which pays from the second call on; static: the same kernels one "
-        "by one (default: eager, plain torch)",
+        "by one (default: eager, whose shapes fit each call)",
     )  # fmt: skip
     parser.add_argument("--offline", action="store_true", help="never touch the network")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
