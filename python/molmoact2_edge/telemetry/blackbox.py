@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -48,7 +51,8 @@ class _Trigger:
 class BlackBox:
     """Writes ``blackbox-<time>-<reason>.jsonl`` into a directory at every fault of the loop and on request.
 
-    At most :data:`FILES_KEPT` files stay there, the newest. What goes wrong is kept in :attr:`failure`.
+    At most :data:`FILES_KEPT` files stay there, the newest. What goes wrong is counted in :attr:`failures`, and the
+    first of it kept in :attr:`failure`; the thread goes on, so that the next fault can have its file.
     """
 
     def __init__(self, directory: Path, loop: ControlLoop, config: RobotConfig, journal: Journal) -> None:
@@ -56,6 +60,7 @@ class BlackBox:
         self.files: list[Path] = []
         """Written in this run, oldest first."""
         self.failure: str | None = None
+        self.failures = 0
         self._loop = loop
         self._config = config
         self._journal = journal
@@ -80,16 +85,34 @@ class BlackBox:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(_JOIN_TIMEOUT_S)
+            if self._thread.is_alive():
+                self._note_failure(f"still writing into {self.directory} after {_JOIN_TIMEOUT_S:g} s")
 
     def _run(self) -> None:
         while True:
             ending = self._stopping.wait(_POLL_S)
-            try:
+            with self._noting_failures():
                 self._look(ending)
-            except OSError as error:
-                self.failure = self.failure or f"cannot write a black box into {self.directory}: {error}"
             if ending:
                 return
+
+    @contextmanager
+    def _noting_failures(self) -> Iterator[None]:
+        """Whatever it is: a thread that ended here would leave every later fault without a file, and say nothing."""
+        try:
+            yield
+        except OSError as error:
+            self._note_failure(f"cannot write a black box into {self.directory}: {error}")
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            self._note_failure(
+                f"a black box came to {type(error).__name__}: {error} "
+                f"({Path(place.filename).name}:{place.lineno})"
+            )
+
+    def _note_failure(self, failure: str) -> None:
+        self.failures += 1
+        self.failure = self.failure or failure
 
     def _look(self, ending: bool) -> None:
         telemetry = self._loop.records(self._position)
@@ -107,14 +130,16 @@ class BlackBox:
         due = [trigger for trigger in self._unfinished if over or now_ns >= trigger.complete_at_ns]
         for trigger in due:
             self._unfinished.remove(trigger)
-            self._write(trigger)
+            with self._noting_failures():  # of this file: the others have a right to theirs
+                self._write(trigger)
 
     def _begin(self, reason: str, record: TickRecord | None) -> None:
         now_ns = time.monotonic_ns()
         tick, time_ns = (0, now_ns) if record is None else (record["tick"], record["wakeup_ns"])
         trigger = _Trigger(reason, tick, time_ns, self._path(reason), now_ns + round(_AFTERMATH_S * 1e9))
         self._unfinished.append(trigger)
-        self._write(trigger)
+        with self._noting_failures():
+            self._write(trigger)
 
     def _path(self, reason: str) -> Path:
         # Hundredths of a second: files sort by name in the order of their faults.

@@ -99,6 +99,7 @@ class RunTelemetry:
         return {
             "black_boxes": [] if box is None else [str(path) for path in box.files],
             "black_box_failure": None if box is None else box.failure,
+            "black_box_failures": 0 if box is None else box.failures,
             "recording": None if self.recorder is None else self.recorder.facts(),
             "viz": None if self.viewer is None else self.viewer.facts(),
         }
@@ -108,7 +109,11 @@ def telemetry_lines(facts: Mapping[str, Any]) -> list[str]:
     """Return what a person should read of :meth:`RunTelemetry.facts` at the end of a run."""
     lines = [f"black box: {path}" for path in facts["black_boxes"]]
     if facts["black_box_failure"]:
-        lines.append(f"warning black box: {facts['black_box_failure']}")
+        count = facts["black_box_failures"]
+        lines.append(
+            f"warning black box: {facts['black_box_failure']}"
+            + (f" (the first of {count} failures)" if count > 1 else "")
+        )
     recording, viz = facts["recording"], facts["viz"]
     if recording is not None:
         lines.append(

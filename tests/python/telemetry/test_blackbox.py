@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -14,12 +15,13 @@ import pytest
 
 from bench import Bench, Failing, Lifting, configuration
 from molmoact2_edge.cli import main
-from molmoact2_edge.control import ControlLoop, MailboxPort
+from molmoact2_edge.control import ControlLoop, MailboxPort, Telemetry
 from molmoact2_edge.runtime import Runner
 from molmoact2_edge.runtime.interruption import Interruption
 from molmoact2_edge.telemetry.blackbox import FILES_KEPT, BlackBox
 from molmoact2_edge.telemetry.blackbox_file import BlackBoxContent, read_black_box
-from molmoact2_edge.telemetry.journal import Journal, PolicyCall
+from molmoact2_edge.telemetry.journal import Journal, JournalNews, PolicyCall
+from molmoact2_edge.telemetry.session import telemetry_lines
 
 Make = Callable[..., Runner]
 
@@ -167,6 +169,79 @@ def test_a_directory_that_cannot_be_written_is_told_and_harms_nothing(tmp_path: 
     assert box.files == []
     assert box.failure is not None
     assert "cannot write a black box" in box.failure
+    assert box.failures == 2  # at once, and when the moments after it were known
+
+
+class DamagedJournal(Journal):
+    """Fails as no file system does, so often."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__()
+        self.times_left = times
+
+    def since(self, place: tuple[int, int] = (0, 0)) -> JournalNews:
+        if self.times_left > 0:
+            self.times_left -= 1
+            raise ValueError("a call without an end")
+        return super().since(place)
+
+
+def test_an_error_that_nobody_thought_of_is_told_and_counted_and_the_next_fault_has_its_file(
+    tmp_path: Path,
+) -> None:
+    box = BlackBox(tmp_path, still_loop(), configuration(), DamagedJournal(3))
+    box.start()
+    for reason in ("first", "second", "third", "fourth"):
+        box.request(reason)
+    box.stop()
+    assert box.failure is not None
+    assert re.fullmatch(
+        r"a black box came to ValueError: a call without an end \(test_blackbox\.py:\d+\)", box.failure
+    )
+    assert box.failures == 3
+    # The first three were written when they were complete, which is at the end.
+    assert sorted(read_black_box(path).header["reason"] for path in tmp_path.iterdir()) == [
+        "first", "fourth", "second", "third",
+    ]  # fmt: skip
+    assert len(box.files) == 4
+
+
+def test_an_error_of_the_loop_does_not_end_the_watching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = still_loop()
+    box = BlackBox(tmp_path, loop, configuration(), Journal())
+    asked = threading.Event()
+
+    def records(after: int = 0) -> Telemetry:
+        asked.set()
+        raise TypeError("a ring without records")
+
+    monkeypatch.setattr(loop, "records", records)
+    box.start()
+    assert asked.wait(10.0)
+    monkeypatch.undo()
+    box.request("afterwards")
+    box.stop()
+    assert box.failures >= 1
+    assert box.failure is not None
+    assert "TypeError: a ring without records" in box.failure
+    (path,) = tmp_path.iterdir()
+    assert read_black_box(path).header["reason"] == "afterwards"
+
+
+def test_a_report_says_how_often_a_black_box_failed() -> None:
+    facts = {
+        "black_boxes": [],
+        "black_box_failure": "the disk is full",
+        "black_box_failures": 1,
+        "recording": None,
+        "viz": None,
+    }
+    assert telemetry_lines(facts) == ["warning black box: the disk is full"]
+    assert telemetry_lines(facts | {"black_box_failures": 7}) == [
+        "warning black box: the disk is full (the first of 7 failures)"
+    ]
 
 
 def test_the_journal_is_bounded_and_tells_only_what_is_new() -> None:
