@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from functools import partial
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from molmoact2_edge.errors import InputError
+from molmoact2_emulators.accepting import AcceptPause
 from molmoact2_emulators.camera_frames import FrameReader
 
 PATH = "/stream.mjpg"
@@ -35,10 +37,9 @@ class MjpegServer:
         self._ending = threading.Event()
         handler = partial(_Handler, self._reader, self._ending)
         try:
-            self._server = ThreadingHTTPServer(("127.0.0.1", port), handler)
+            self._server = _Server(("127.0.0.1", port), handler)
         except OSError as error:
             raise InputError(f"port {port} of 127.0.0.1 cannot be served: {error}") from error
-        self._server.daemon_threads = False
         self._thread = threading.Thread(target=self._server.serve_forever, name="mjpeg", daemon=True)
 
     @property
@@ -61,6 +62,22 @@ class MjpegServer:
         self._thread.join(_JOIN_TIMEOUT_S)
         self._server.server_close()
         self._reader.close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = False
+
+    def server_activate(self) -> None:
+        super().server_activate()
+        self.pause = AcceptPause(f"the stream at port {self.server_port}")
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        try:
+            return super().get_request()
+        except OSError as error:
+            self.pause.begin(error)
+            self.pause.wait()  # this thread does nothing but take clients
+            raise
 
 
 class _Handler(BaseHTTPRequestHandler):

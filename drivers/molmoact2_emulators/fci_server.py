@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass, field
 
 from molmoact2_edge.errors import RobotError
+from molmoact2_emulators.accepting import AcceptPause
 from molmoact2_emulators.faults import FaultPlan
 from molmoact2_emulators.fci_hand import CONNECT as HAND_CONNECT
 from molmoact2_emulators.fci_hand import HAND_PORT, EmulatedHand
@@ -71,6 +72,7 @@ class FciServer:
         self._period_ns = round(1e9 / rate_hz)
         self._patience_ns = round(patience_s * 1e9)
         self._listeners: list[socket.socket] = []
+        self.pause = AcceptPause(f"the arm at {address}")
         self._arm_client: _Client | None = None
         self._hand_client: _Client | None = None
         self._datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -127,7 +129,7 @@ class FciServer:
         """Serve what comes until the deadline or, beyond it, once."""
         left_s = (due_ns - time.monotonic_ns()) * 1e-9
         timeout_s = max(0.0, left_s - _SPIN_S) if left_s > 0.0 else PERIOD_S
-        sockets = [*self._listeners, self._datagrams]
+        sockets = [*self._listeners, self._datagrams] if self.pause.over else [self._datagrams]
         clients = [client for client in (self._arm_client, self._hand_client) if client is not None]
         ready, _, _ = select.select([*sockets, *(client.stream for client in clients)], [], [], timeout_s)
         for ready_socket in ready:
@@ -141,7 +143,8 @@ class FciServer:
     def _accept(self, listener: socket.socket) -> None:
         try:
             stream, _ = listener.accept()
-        except OSError:
+        except OSError as error:
+            self.pause.begin(error)
             return
         taken = self._arm_client if listener is self._arm_listener else self._hand_client
         if taken is not None or self._plan.on("tcp_close"):

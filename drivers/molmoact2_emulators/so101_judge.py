@@ -30,6 +30,7 @@ from typing import Any, Protocol
 from molmoact2_edge.errors import InputError, MolmoAct2Error
 from molmoact2_edge.sim import World
 from molmoact2_edge.sim.touch import Outcome
+from molmoact2_emulators.accepting import AcceptPause
 from molmoact2_emulators.so101_exchange import JOINT_COUNT
 
 _REQUEST_BYTES = 65536
@@ -66,6 +67,8 @@ class Judge:
         """
         self._table = table
         self._path = path
+        self.pause = AcceptPause(f"the judge at {path}")
+        self._closed = threading.Event()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             path.unlink(missing_ok=True)
@@ -78,16 +81,20 @@ class Judge:
 
     def close(self) -> None:
         """Stop listening."""
+        self._closed.set()
         self._socket.close()
         self._path.unlink(missing_ok=True)
 
     def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
+        while not self._closed.is_set():
+            try:
                 connection, _ = self._socket.accept()
-                threading.Thread(
-                    target=self._serve, args=(connection,), name="judge-client", daemon=True
-                ).start()
+            except OSError as error:
+                if not self._closed.is_set():
+                    self.pause.begin(error)
+                    self.pause.wait()
+                continue
+            threading.Thread(target=self._serve, args=(connection,), name="judge-client", daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError), connection.makefile("rwb") as file:
