@@ -257,7 +257,9 @@ void bind_stop_monitor(py::module_& module) {
       .def_property_readonly("watches_key", &StopMonitor::watches_key)
       .def_property_readonly("port", &StopMonitor::port)
       .def_property_readonly("reason", [](const StopMonitor& monitor) { return name(monitor.reason()); })
-      .def_property_readonly("stopped_at_ns", &StopMonitor::stopped_at);
+      .def_property_readonly("stopped_at_ns", &StopMonitor::stopped_at)
+      .def_property_readonly("failed_accepts", &StopMonitor::failed_accepts)
+      .def_property_readonly("accept_error", &StopMonitor::accept_error);
 }
 
 }  // namespace

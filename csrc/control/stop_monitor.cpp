@@ -13,10 +13,12 @@
 #include <algorithm>
 #include <cerrno>
 #include <charconv>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <stdexcept>
 #include <system_error>
+#include <thread>
 #include <utility>
 
 namespace molmoact2::control {
@@ -180,17 +182,23 @@ void StopMonitor::run() noexcept {
 
 // False: the monitor is to end.
 bool StopMonitor::wait() noexcept {
+  const Nanoseconds now = monotonic_now();
   // A negative descriptor is passed over by poll().
   std::array<pollfd, 4 + kClients> polled{};
   polled[0] = {wake_.get(), POLLIN, 0};
   polled[1] = {signal_read_.get(), POLLIN, 0};
   polled[2] = {key_gone_ ? -1 : key_, POLLIN, 0};
-  polled[3] = {listener_.get(), POLLIN, 0};
+  polled[3] = {now < listens_from_ ? -1 : listener_.get(), POLLIN, 0};
   for (std::size_t i = 0; i < kClients; ++i) {
     polled[4 + i] = {clients_[i].get(), POLLIN, 0};
   }
   look_for_file();
-  if (::poll(polled.data(), polled.size(), file_.empty() ? -1 : kFilePollMs) <= 0) {
+  const int ready = ::poll(polled.data(), polled.size(), poll_timeout_ms(now));
+  if (ready < 0 && errno != EINTR) {
+    // The system has no memory for it, say: without a pause this would take a whole processor until it has.
+    std::this_thread::sleep_for(std::chrono::milliseconds(kFilePollMs));
+  }
+  if (ready <= 0) {
     return true;
   }
   if (polled[0].revents != 0) {
@@ -211,6 +219,14 @@ bool StopMonitor::wait() noexcept {
     accept_client();
   }
   return true;
+}
+
+int StopMonitor::poll_timeout_ms(Nanoseconds now) const noexcept {
+  if (!file_.empty()) {
+    return kFilePollMs;
+  }
+  constexpr Nanoseconds kMillisecond = 1'000'000;
+  return now < listens_from_ ? static_cast<int>((listens_from_ - now) / kMillisecond + 1) : -1;
 }
 
 void StopMonitor::stop(Reason reason) noexcept {
@@ -260,6 +276,18 @@ void StopMonitor::look_for_file() noexcept {
 void StopMonitor::accept_client() noexcept {
   const int accepted = ::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (accepted < 0) {
+    const int error = errno;
+    // The client has gone again, or there was none.
+    if (error == EAGAIN || error == EINTR || error == ECONNABORTED || error == EPROTO) {
+      return;
+    }
+    // It stays in the queue, and poll() would return at once, again and again.
+    listens_from_ = monotonic_now() + kListenPause;
+    int none = 0;
+    accept_error_.compare_exchange_strong(none, error, std::memory_order_acq_rel);
+    failed_accepts_.fetch_add(1, std::memory_order_acq_rel);
+    // Somebody may be trying to stop the arm in vain, as with a file that cannot be looked for.
+    stop(Reason::stop_socket);
     return;
   }
   auto* const free =

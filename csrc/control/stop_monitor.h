@@ -48,9 +48,9 @@ class StopMonitor {
  public:
   using Action = std::function<void(Reason)>;
 
-  // `on_stop` is called in the monitor's thread at every stop, and again and again while the file exists.
-  // Throws std::invalid_argument for
-  // sources that make no sense, std::system_error for what the system refuses.
+  // `on_stop` is called in the monitor's thread at every stop, and again and again while the file exists or a
+  // client waits that cannot be taken. Throws std::invalid_argument for sources that make no sense,
+  // std::system_error for what the system refuses.
   StopMonitor(const StopSources& sources, Action on_stop);
   StopMonitor(const StopMonitor&) = delete;
   StopMonitor& operator=(const StopMonitor&) = delete;
@@ -64,9 +64,17 @@ class StopMonitor {
   // Of the TCP socket; 0 without one.
   std::uint16_t port() const noexcept { return port_; }
 
+  // How often a client of the socket could not be taken, and the system's error number (EMFILE: no descriptor
+  // is left) of the first time; 0: never. Such a client stops: it may want to, and nobody can hear it. It
+  // waits, and is asked again every kListenPause, so that it is heard as soon as that can be.
+  std::uint64_t failed_accepts() const noexcept { return failed_accepts_.load(std::memory_order_acquire); }
+  int accept_error() const noexcept { return accept_error_.load(std::memory_order_acquire); }
+
   // Of the first stop; none: nothing has stopped the loop.
   Reason reason() const noexcept { return reason_.load(std::memory_order_acquire); }
   Nanoseconds stopped_at() const noexcept { return stopped_at_.load(std::memory_order_acquire); }
+
+  static constexpr Nanoseconds kListenPause = 100'000'000;
 
  private:
   static constexpr std::size_t kClients = 8;
@@ -77,6 +85,7 @@ class StopMonitor {
   void open_tcp_socket(const std::string& port);
   void run() noexcept;
   bool wait() noexcept;
+  int poll_timeout_ms(Nanoseconds now) const noexcept;
   void stop(Reason reason) noexcept;
   void read_signals() noexcept;
   void read_key() noexcept;
@@ -96,6 +105,9 @@ class StopMonitor {
   termios terminal_{};
   std::string file_;
   Descriptor listener_;
+  Nanoseconds listens_from_ = 0;  // later than now: a client could not be taken
+  std::atomic<std::uint64_t> failed_accepts_{0};
+  std::atomic<int> accept_error_{0};
   std::string unix_path_;
   std::uint16_t port_ = 0;
   std::array<Descriptor, kClients> clients_;

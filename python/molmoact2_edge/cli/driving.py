@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -69,6 +70,10 @@ def driving(
                     arm.loop, key=key, file=config.stop.file, socket=config.stop.socket, signals=True
                 ) as monitor,
             ):
-                yield Drive(arm, ", ".join(monitor.sources), interruption)
+                try:
+                    yield Drive(arm, ", ".join(monitor.sources), interruption)
+                finally:
+                    if monitor.failure is not None:
+                        print(f"warning: {monitor.failure}", file=sys.stderr)
         finally:
             robot.disconnect()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from types import TracebackType
@@ -22,8 +23,9 @@ class StopMonitor:
     ``key`` is the descriptor of a terminal (0 for standard input) or None; where it is no terminal, or another process
     is in its foreground, no key is watched. ``file`` is a path whose appearing stops; its directory must exist.
     ``socket`` is ``unix:PATH`` or ``tcp:PORT``, the latter on 127.0.0.1 only: whatever a client sends stops, and is
-    answered with ``stopping``. With ``signals``, SIGINT, SIGTERM and SIGHUP stop, whoever holds the interpreter's lock;
-    this takes ``signal.set_wakeup_fd``, and needs the main thread and Python handlers for these signals.
+    answered with ``stopping``; so does a client that cannot be taken, because no file descriptor is left (see
+    :attr:`failure`). With ``signals``, SIGINT, SIGTERM and SIGHUP stop, whoever holds the interpreter's lock; this
+    takes ``signal.set_wakeup_fd``, and needs the main thread and Python handlers for these signals.
 
     Raises:
         InputError: a source makes no sense.
@@ -61,6 +63,7 @@ class StopMonitor:
         )
         """What is watched, for people."""
         self._signals = signals
+        self._failure: str | None = None
         self._wakeup_before = -1
         if signals:
             self._wakeup_before = signal.set_wakeup_fd(
@@ -82,8 +85,19 @@ class StopMonitor:
         """The TCP port that is listened at; 0 without one."""
         return 0 if self._monitor is None else self._monitor.port
 
+    @property
+    def failure(self) -> str | None:
+        """What kept the socket from taking a client, which then stopped the loop unheard; None: nothing did."""
+        if self._monitor is not None and self._monitor.failed_accepts > 0:
+            self._failure = (
+                f"a client of the stop socket could not be taken ({os.strerror(self._monitor.accept_error)}, "
+                f"{self._monitor.failed_accepts} times), which counts as a stop"
+            )
+        return self._failure
+
     def close(self) -> None:
         """Give back the terminal, the signals and the socket. The loop's stop stays latched."""
+        _ = self.failure  # the last word of the monitor, for who asks later
         if self._signals:
             signal.set_wakeup_fd(self._wakeup_before)
             self._signals = False

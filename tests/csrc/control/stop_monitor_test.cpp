@@ -3,11 +3,14 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <array>
+#include <cerrno>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -16,6 +19,7 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -63,13 +67,17 @@ struct Watched {
   StopMonitor monitor;
 };
 
-int connect_unix(const std::string& path) {
+bool connect_unix(int client, const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  return ::connect(client, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0;
+}
+
+int connect_unix(const std::string& path) {
   const int client = ::socket(AF_UNIX, SOCK_STREAM, 0);
   if (client < 0) return -1;
-  return ::connect(client, reinterpret_cast<const sockaddr*>(&address), sizeof(address)) == 0 ? client : -1;
+  return connect_unix(client, path) ? client : -1;
 }
 
 int connect_tcp(std::uint16_t port) {
@@ -89,6 +97,28 @@ std::string say(int client, const std::string& words) {
   ::close(client);
   return {answer, count > 0 ? static_cast<std::size_t>(count) : 0};
 }
+
+// While it lives, this process gets no further descriptor (EMFILE).
+class NoDescriptors {
+ public:
+  NoDescriptors() {
+    CHECK(::getrlimit(RLIMIT_NOFILE, &before_) == 0);
+    for (int& descriptor : taken_) descriptor = ::dup(STDIN_FILENO);
+    // The last one is the highest: each was the lowest that was free.
+    const rlimit none{static_cast<rlim_t>(taken_.back()) + 1, before_.rlim_max};
+    CHECK(taken_.back() >= 0 && ::setrlimit(RLIMIT_NOFILE, &none) == 0);
+  }
+  NoDescriptors(const NoDescriptors&) = delete;
+  NoDescriptors& operator=(const NoDescriptors&) = delete;
+  ~NoDescriptors() {
+    ::setrlimit(RLIMIT_NOFILE, &before_);
+    for (const int descriptor : taken_) ::close(descriptor);
+  }
+
+ private:
+  rlimit before_{};
+  std::array<int, 32> taken_{};  // poll() refuses more entries than the limit
+};
 
 struct PseudoTerminal {
   PseudoTerminal() : master(::posix_openpt(O_RDWR | O_NOCTTY)) {
@@ -185,6 +215,34 @@ CASE("a socket's file from a process that died is taken over, one in use is refu
   const Watched watched({.socket = "unix:" + path});
   CHECK_THROWS(Watched({.socket = "unix:" + path}), std::system_error);
   CHECK_EQ(say(connect_unix(path), "x"), std::string("stopping\n"));
+}
+
+CASE("a client that cannot be taken stops, is asked for now and then, and is heard once that is possible") {
+  const Directory directory;
+  const std::string path = directory.path + "/stop.sock";
+  Watched watched({.socket = "unix:" + path});
+  CHECK_EQ(watched.monitor.failed_accepts(), 0U);
+  CHECK_EQ(watched.monitor.accept_error(), 0);
+  const int client = ::socket(AF_UNIX, SOCK_STREAM, 0);
+  REQUIRE(client >= 0);
+  MonotonicClock clock;
+  const Nanoseconds before = clock.now();
+  {
+    const NoDescriptors full;
+    REQUIRE(connect_unix(client, path));
+    REQUIRE(watched.stopped());
+    CHECK(watched.monitor.reason() == Reason::stop_socket);
+    CHECK_EQ(watched.monitor.accept_error(), EMFILE);
+    for (int i = 0; i < 10000 && watched.monitor.failed_accepts() < 3; ++i) {
+      clock.sleep_until(clock.now() + 1'000'000);
+    }
+  }
+  const std::uint64_t failed = watched.monitor.failed_accepts();
+  CHECK(failed >= 3);
+  // However long that took: one attempt in each pause, and not as many as a processor makes.
+  CHECK(std::cmp_less_equal(failed, (clock.now() - before) / StopMonitor::kListenPause + 1));
+  CHECK_EQ(say(client, "stop\n"), std::string("stopping\n"));
+  CHECK(watched.reasons().size() > failed);  // each attempt stopped, and then the word
 }
 
 CASE("the TCP socket listens on this computer only") {

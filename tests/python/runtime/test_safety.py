@@ -383,6 +383,51 @@ def test_a_loop_that_is_kept_from_its_deadlines_again_and_again_holds() -> None:
     assert "'overruns_repeated'" in told, told
 
 
+def test_a_process_without_descriptors_stops_for_a_client_that_it_cannot_take(tmp_path: Path) -> None:
+    """In a child, whose limit is lowered until the socket can take nobody."""
+    path = tmp_path / "stop.sock"
+    code = LOOP_IN_A_CHILD + (
+        "import os, resource\n"
+        "usual = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        f"with StopMonitor(loop, socket='unix:{path}') as monitor:\n"
+        "    loop.start()\n"
+        "    taken = [os.dup(0) for _ in range(32)]\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[-1] + 1, usual[1]))\n"
+        "    print('ready', monitor.failure, flush=True)\n"
+        "    sys.stdin.readline()\n"
+        "    begin = time.monotonic()\n"
+        "    while loop.running or monitor._monitor.failed_accepts < 3:\n"
+        "        if time.monotonic() > begin + 20: break\n"
+        "        time.sleep(0.005)\n"
+        "    resource.setrlimit(resource.RLIMIT_NOFILE, usual)\n"
+        "    print(monitor.reason, loop.running, monitor.failure, flush=True)\n"
+        "    sys.stdin.readline()\n"
+        "print(monitor.failure, flush=True)\n"
+    )
+    with (
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as child,
+        socket.socket(socket.AF_UNIX) as client,
+    ):
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready None\n"
+        client.connect(str(path))
+        child.stdin.write("\n")
+        child.stdin.flush()
+        told = child.stdout.readline()
+        client.settimeout(20.0)
+        client.sendall(b"stop\n")  # it was in the queue, and is heard now
+        assert client.recv(64) == b"stopping\n"
+        child.stdin.write("\n")
+        child.stdin.flush()
+        last = child.stdout.readline()
+    failure = r"a client of the stop socket could not be taken \(Too many open files, \d+ times\), .*a stop\n"
+    assert re.fullmatch(f"stop_socket False {failure}", told), told
+    assert re.fullmatch(failure, last), last
+
+
 def test_a_stop_needs_no_python(tmp_path: Path) -> None:
     """Another process touches the file while this one's interpreter lock is held for more than a second."""
     row = np.ones(2)
