@@ -32,16 +32,37 @@ inline bool waits_for_previous_grid(const void* kernel) {
   return cudaFuncGetAttributes(&compiled, kernel) == cudaSuccess && compiled.ptxVersion >= kFirstVersion;
 }
 
+// Lets a block of the kernel have so many bytes of dynamic shared memory on the current device. The limit is
+// one number for all threads of the process, so it is only ever raised, and to all that there is: a thread
+// that set what it needs itself could have it lowered by another before its launch. Once raised, this only
+// looks. Nothing but this function sets it.
+template <class... Parameters>
+cudaError_t allow_shared_bytes(void (*kernel)(Parameters...), std::size_t bytes) {
+  if (bytes <= kDefaultSharedBytes) return cudaSuccess;
+  const void* const function = reinterpret_cast<const void*>(kernel);
+  cudaFuncAttributes compiled{};
+  cudaError_t status = cudaFuncGetAttributes(&compiled, function);
+  if (status != cudaSuccess) return status;
+  if (std::cmp_less_equal(bytes, compiled.maxDynamicSharedSizeBytes)) return cudaSuccess;
+  int device = 0;
+  int most = 0;
+  status = cudaGetDevice(&device);
+  if (status == cudaSuccess) {
+    status = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  }
+  if (status != cudaSuccess) return status;
+  most -= static_cast<int>(compiled.sharedSizeBytes);  // that is the kernel's in any case
+  if (std::cmp_greater(bytes, most)) return cudaErrorInvalidValue;
+  return cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
+}
+
 // Queues the kernel. An error is the caller's to report and is not left behind for the next
 // cudaGetLastError().
 template <class... Parameters, class... Arguments>
 cudaError_t launch(const LaunchShape& shape, void (*kernel)(Parameters...), Arguments&&... arguments) {
   const auto queue = [&] {
-    if (shape.shared_bytes > kDefaultSharedBytes) {
-      const cudaError_t granted = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                       static_cast<int>(shape.shared_bytes));
-      if (granted != cudaSuccess) return granted;
-    }
+    const cudaError_t allowed = allow_shared_bytes(kernel, shape.shared_bytes);
+    if (allowed != cudaSuccess) return allowed;
     std::array<cudaLaunchAttribute, 2> attributes{};
     unsigned count = 0;
     if (shape.cooperative) {

@@ -5,12 +5,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
 #include <vector>
 
+#include "kernels/device/device_memory.cuh"
 #include "kernels/device/launch.cuh"
 #include "kernels/flow/flow_cuda.h"
 #include "kernels/flow/flow_kernels.cuh"
@@ -30,13 +30,6 @@ auto with_row_tiles(int horizon, const Use& use) {
   return use(std::integral_constant<int, kMaxRows / kRowTile>{});
 }
 
-void require_success(cudaError_t status) {
-  if (status == cudaSuccess) return;
-  static_cast<void>(cudaGetLastError());
-  if (status == cudaErrorMemoryAllocation) throw std::bad_alloc();
-  throw std::runtime_error(std::string("CUDA: ") + cudaGetErrorString(status));
-}
-
 int device_attribute(cudaDeviceAttr attribute) {
   int device = 0;
   int value = 0;
@@ -44,41 +37,6 @@ int device_attribute(cudaDeviceAttr attribute) {
   require_success(cudaDeviceGetAttribute(&value, attribute, device));
   return value;
 }
-
-// Device memory of one plan.
-class DeviceMemory {
- public:
-  DeviceMemory() = default;
-  DeviceMemory(const DeviceMemory&) = delete;
-  DeviceMemory& operator=(const DeviceMemory&) = delete;
-  ~DeviceMemory() {
-    for (void* const block : blocks_) cudaFree(block);
-  }
-
-  template <class T>
-  T* allocate(std::size_t count) {
-    blocks_.reserve(blocks_.size() + 1);
-    void* memory = nullptr;
-    const std::size_t bytes = std::max<std::size_t>(count, 1) * sizeof(T);
-    require_success(cudaMalloc(&memory, bytes));
-    blocks_.push_back(memory);
-    bytes_ += bytes;
-    return static_cast<T*>(memory);
-  }
-
-  template <class T>
-  T* copy(const std::vector<T>& host) {
-    T* const memory = allocate<T>(host.size());
-    require_success(cudaMemcpy(memory, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice));
-    return memory;
-  }
-
-  std::size_t bytes() const { return bytes_; }
-
- private:
-  std::vector<void*> blocks_;
-  std::size_t bytes_ = 0;
-};
 
 void check(const FlowShapes& shapes, const CudaFlowWeights& weights, int max_horizon) {
   const auto require = [](bool holds, const char* what) {
@@ -292,10 +250,8 @@ class CudaFlowPlan::State {
     }
     flow::with_row_tiles(max_horizon_, [&](auto row_tiles) {
       int resident = 0;
-      flow::require_success(cudaFuncSetAttribute(&flow::flow_kernel<row_tiles.value>,
-                                                 cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 static_cast<int>(least)));
-      flow::require_success(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
+      require_success(allow_shared_bytes(&flow::flow_kernel<row_tiles.value>, least));
+      require_success(cudaOccupancyMaxActiveBlocksPerMultiprocessor(
           &resident, &flow::flow_kernel<row_tiles.value>, flow::kThreads, least));
       if (resident < 1 || flow::device_attribute(cudaDevAttrCooperativeLaunch) == 0) {
         throw std::invalid_argument("the CUDA flow needs a device that runs all of its blocks at once");
@@ -326,7 +282,7 @@ class CudaFlowPlan::State {
     run_.embed = embed;
     run_.embed_bias = embed_bias;
 
-    flow::require_success(cudaDeviceSynchronize());  // whoever made the weights may have used another stream
+    require_success(cudaDeviceSynchronize());  // whoever made the weights may have used another stream
     const auto width = flow::AxisMap::plain(g.width);
     const auto inner = flow::AxisMap::plain(g.inner);
     const auto heads = flow::AxisMap::heads(g.head_dim, g.padded_head, g.heads);
@@ -342,10 +298,10 @@ class CudaFlowPlan::State {
     }
     pack_product(weights.final, flow::final, g.layers, g.width, flow::AxisMap::plain(g.action_dim), width);
     pack_bias(weights.action_embed.bias, width, padded_width, embed_bias);
-    flow::require_success(launch(packing_shape(), &flow::pack_embed_kernel,
-                                 static_cast<const std::uint16_t*>(weights.action_embed.weight), g.width,
-                                 g.action_dim, padded_width, embed));
-    flow::require_success(cudaDeviceSynchronize());
+    require_success(launch(packing_shape(), &flow::pack_embed_kernel,
+                           static_cast<const std::uint16_t*>(weights.action_embed.weight), g.width,
+                           g.action_dim, padded_width, embed));
+    require_success(cudaDeviceSynchronize());
   }
 
   LaunchShape packing_shape() const { return shape(0, nullptr, false, false); }
@@ -356,15 +312,15 @@ class CudaFlowPlan::State {
     const int tiles = flow::column_tiles(g, product);
     const flow::MatrixSource source = {static_cast<const std::uint16_t*>(linear.weight), columns, row_map,
                                        column_map};
-    flow::require_success(launch(packing_shape(), &flow::pack_product_kernel, source, product, layer, tiles,
-                                 g.slots, shares_, weights_));
+    require_success(launch(packing_shape(), &flow::pack_product_kernel, source, product, layer, tiles,
+                           g.slots, shares_, weights_));
     const int first = product == flow::final ? 0 : layer * g.layer_biases;
     pack_bias(linear.bias, row_map, tiles * flow::kColumnTile, biases_ + first + g.bias_offset[product]);
   }
 
   void pack_bias(const void* bias, const flow::AxisMap& map, int count, float* packed) const {
-    flow::require_success(launch(packing_shape(), &flow::pack_bias_kernel,
-                                 static_cast<const std::uint16_t*>(bias), map, count, packed));
+    require_success(launch(packing_shape(), &flow::pack_bias_kernel, static_cast<const std::uint16_t*>(bias),
+                           map, count, packed));
   }
 
   // The workspace, for max_horizon.
@@ -418,7 +374,7 @@ class CudaFlowPlan::State {
   int blocks_ = 0;
   std::size_t shared_bytes_ = 0;  // that a block can have
   int most_together_ = 1;
-  flow::DeviceMemory memory_;
+  DeviceMemory memory_;
   flow::BlockShares* shares_ = nullptr;
   uint4* weights_ = nullptr;
   float* biases_ = nullptr;

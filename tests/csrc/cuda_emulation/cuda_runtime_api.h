@@ -82,7 +82,9 @@ enum cudaFuncAttribute {
 };
 
 struct cudaFuncAttributes {
+  std::size_t sharedSizeBytes;  // of static shared memory
   int ptxVersion;
+  int maxDynamicSharedSizeBytes;
 };
 
 enum cudaLaunchAttributeID {

@@ -123,7 +123,10 @@ void record_failure(const std::string& what) {
   state().last_error = cudaErrorLaunchFailure;
 }
 
-void use_device(const DeviceModel& model) { state().device = model; }
+void use_device(const DeviceModel& model) {
+  state().device = model;
+  state().dynamic_shared_limits.clear();  // each device has its own
+}
 
 void use_seed(std::uint64_t seed) {
   state().seed = seed;
@@ -387,7 +390,9 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* ke
   if (attributes == nullptr) return answer(cudaErrorInvalidValue);
   if (kernel == nullptr) return answer(cudaErrorInvalidDeviceFunction);
   // As if compiled for this very device.
-  *attributes = {.ptxVersion = 10 * state().device.major + state().device.minor};
+  *attributes = {.sharedSizeBytes = 0,  // static shared memory is the block's own here
+                 .ptxVersion = 10 * state().device.major + state().device.minor,
+                 .maxDynamicSharedSizeBytes = static_cast<int>(shared_limit(kernel))};
   return cudaSuccess;
 }
 

@@ -125,6 +125,8 @@ __global__ void wait_for_nobody_kernel(unsigned* flag) {
   }
 }
 
+__global__ void idle_kernel() {}
+
 __global__ void stray_write_kernel(int* values, int at) { values[at] = 1; }
 
 __global__ void stray_shared_write_kernel(int at) { kernels::dynamic_shared<int>()[at] = 1; }
@@ -316,6 +318,33 @@ CASE("fresh memory holds NaN, in every block") {
     REQUIRE(kernels::launch(shape, fresh_memory_kernel, seen.get(), fresh.get()) == cudaSuccess);
     for (const float value : seen.to_host()) CHECK(std::isnan(value));
   }
+}
+
+CASE("a kernel's limit of shared memory is raised once to all that there is and never lowered") {
+  int device_has = 0;
+  REQUIRE(cudaDeviceGetAttribute(&device_has, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0) == cudaSuccess);
+  const auto most = static_cast<std::size_t>(device_has);
+  const auto limit = [] {
+    cudaFuncAttributes now{};
+    CHECK_EQ(cudaFuncGetAttributes(&now, reinterpret_cast<const void*>(&idle_kernel)), cudaSuccess);
+    return now.maxDynamicSharedSizeBytes;
+  };
+  const auto with = [](std::size_t shared_bytes) {
+    return LaunchShape{.grid = 1, .block = 32, .shared_bytes = shared_bytes};
+  };
+  REQUIRE(most > 60 * 1024);
+  CHECK_EQ(failure_of(with(kernels::kDefaultSharedBytes), idle_kernel), "");
+  CHECK_EQ(limit(), kernels::kDefaultSharedBytes);
+  CHECK_EQ(failure_of(with(50 * 1024), idle_kernel), "");
+  CHECK_EQ(limit(), most);
+  // What another thread may do between a thread's look at the limit and its launch: launch with less, make
+  // sure of less, or ask for too much.
+  CHECK_EQ(kernels::allow_shared_bytes(idle_kernel, most), cudaSuccess);
+  CHECK_EQ(failure_of(with(49 * 1024), idle_kernel), "");
+  CHECK_EQ(kernels::allow_shared_bytes(idle_kernel, 60 * 1024), cudaSuccess);
+  CHECK_EQ(kernels::launch(with(most + 1), idle_kernel), cudaErrorInvalidValue);
+  CHECK_EQ(limit(), most);
+  CHECK_EQ(failure_of(with(most), idle_kernel), "");
 }
 
 CASE("a copy happens when it is waited for") {
