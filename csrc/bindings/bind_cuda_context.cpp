@@ -1,4 +1,3 @@
-#include <cuda_runtime_api.h>
 #include <pybind11/stl.h>
 
 #include <cstddef>
@@ -124,19 +123,9 @@ struct OpenFastDecoder {
 
 std::unique_ptr<OpenFastDecoder> make_decoder(const kernels::OpenFastCodec& codec, int steps, int dims,
                                               int device) {
-  int before = 0;
-  if (cudaGetDevice(&before) != cudaSuccess || cudaSetDevice(device) != cudaSuccess) {
-    static_cast<void>(cudaGetLastError());
-    throw std::invalid_argument("there is no CUDA device " + std::to_string(device));
-  }
-  try {
-    auto decoder = std::make_unique<CudaOpenFastDecoder>(codec, steps, dims);
-    static_cast<void>(cudaSetDevice(before));
-    return std::make_unique<OpenFastDecoder>(OpenFastDecoder{std::move(decoder), device});
-  } catch (...) {
-    static_cast<void>(cudaSetDevice(before));
-    throw;
-  }
+  const CurrentDevice there(device);
+  return std::make_unique<OpenFastDecoder>(
+      OpenFastDecoder{std::make_unique<CudaOpenFastDecoder>(codec, steps, dims), device});
 }
 
 void decode(const OpenFastDecoder& self, py::handle tokens_tensor, py::handle count_tensor,

@@ -22,6 +22,7 @@ void bind_feetech(pybind11::module_& module);
 void bind_cuda(pybind11::module_& module);
 // Add to the submodule that bind_cuda() makes.
 void bind_cuda_context(pybind11::module_& cuda);
+void bind_cuda_depth_diff(pybind11::module_& cuda);
 void bind_cuda_flow(pybind11::module_& cuda);
 void bind_cuda_vision_input(pybind11::module_& cuda);
 // Add to the submodule that bind_control() makes.

@@ -169,6 +169,13 @@ int int_size(const DeviceTensor& tensor, int axis) {
   return static_cast<int>(tensor.size(axis));
 }
 
+CurrentDevice::CurrentDevice(int ordinal) {
+  if (cudaGetDevice(&before_) != cudaSuccess || cudaSetDevice(ordinal) != cudaSuccess) {
+    static_cast<void>(cudaGetLastError());
+    throw std::invalid_argument("there is no CUDA device " + std::to_string(ordinal));
+  }
+}
+
 CurrentDevice::CurrentDevice(std::initializer_list<const DeviceTensor*> tensors) {
   const DeviceTensor* first = nullptr;
   for (const DeviceTensor* const tensor : tensors) {

@@ -58,10 +58,13 @@ class DeviceTensor {
 // A size as the kernels take it; throws ValueError beyond 2^31 - 1.
 int int_size(const DeviceTensor& tensor, int axis);
 
-// Makes the tensors' device the current one while it lives. Throws ValueError where they are on several.
+// Makes a device the current one while it lives.
 class CurrentDevice {
  public:
-  explicit CurrentDevice(std::initializer_list<const DeviceTensor*> tensors);  // null ones are skipped
+  // Throws ValueError where there is no such device.
+  explicit CurrentDevice(int ordinal);
+  // The tensors' device, null ones are skipped. Throws ValueError where they are on several.
+  explicit CurrentDevice(std::initializer_list<const DeviceTensor*> tensors);
   ~CurrentDevice();
   CurrentDevice(const CurrentDevice&) = delete;
   CurrentDevice& operator=(const CurrentDevice&) = delete;

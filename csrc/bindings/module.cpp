@@ -18,6 +18,7 @@ PYBIND11_MODULE(_core, module) {
   molmoact2::bindings::bind_cuda(module);
   pybind11::module_ cuda = module.attr("cuda");
   molmoact2::bindings::bind_cuda_context(cuda);
+  molmoact2::bindings::bind_cuda_depth_diff(cuda);
   molmoact2::bindings::bind_cuda_flow(cuda);
   molmoact2::bindings::bind_cuda_vision_input(cuda);
 #endif

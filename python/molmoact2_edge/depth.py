@@ -40,14 +40,24 @@ def depth_update_mask(
     Raises:
         InputError: a frame of another type or shape, or a number of cells that is not a square.
     """
+    side = grid_side(cells)
+    return kernels.depth_update_mask(
+        checked_frame(current_rgb, "current_rgb"), checked_frame(previous_rgb, "previous_rgb"), side
+    )
+
+
+def grid_side(cells: int) -> int:
+    """Return how many cells a side of the grid has.
+
+    Raises:
+        InputError: ``cells`` is no square number, or too large a one.
+    """
     side = math.isqrt(max(int(cells), 0))
     if side * side != cells or not 1 <= side <= kernels.MAX_GRID_SIDE:
         raise InputError(
             f"cells must be a square number from 1 to {kernels.MAX_GRID_SIDE**2}, such as 100, got {cells}"
         )
-    return kernels.depth_update_mask(
-        _frame(current_rgb, "current_rgb"), _frame(previous_rgb, "previous_rgb"), side
-    )
+    return side
 
 
 def cell_runs(update_mask: NDArray[np.bool_]) -> list[CellRun]:
@@ -62,7 +72,12 @@ def cell_runs(update_mask: NDArray[np.bool_]) -> list[CellRun]:
     return [CellRun(start, stop, bool(mask[start])) for start, stop in zip(starts, stops, strict=True)]
 
 
-def _frame(frame: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+def checked_frame(frame: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+    """Return a frame (H, W, 3) as contiguous memory.
+
+    Raises:
+        InputError: Another type or shape; it is called ``name`` there.
+    """
     pixels = np.asarray(frame)
     if pixels.dtype != np.uint8:
         raise InputError(f"{name} must be uint8 RGB, got {pixels.dtype}")

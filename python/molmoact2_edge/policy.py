@@ -16,11 +16,11 @@ import torch
 from molmoact2_edge.checkpoint.config import ModelConfig
 from molmoact2_edge.checkpoint.files import Checkpoint
 from molmoact2_edge.checkpoint.norm_stats import Embodiment
-from molmoact2_edge.depth import depth_update_mask
 from molmoact2_edge.devices import resolve_device, resolve_dtype
 from molmoact2_edge.errors import InputError
 from molmoact2_edge.guide import ActionGuide
-from molmoact2_edge.model.backends import integrator_for, operators_for, patches_for
+from molmoact2_edge.model.backends import changed_cells_for, integrator_for, operators_for, patches_for
+from molmoact2_edge.model.changed_cells import ChangedCells, HostCells
 from molmoact2_edge.model.depth_decode import DepthTokens, decode_depth, decode_depth_from_draft
 from molmoact2_edge.model.execution import DirectExecution, Execution, GraphExecution
 from molmoact2_edge.model.generate import Generated, generate
@@ -91,6 +91,8 @@ class Policy:
         self._lock = threading.Lock()
         self._observation: _Observation | None = None
         self._pipeline = _pipeline(model, processor.patch_grid, execution)
+        eager = isinstance(self._pipeline, EagerPipeline)
+        self._changed_cells: ChangedCells = HostCells() if eager else changed_cells_for(model)
 
     @classmethod
     def from_pretrained(
@@ -153,7 +155,10 @@ class Policy:
         Device, dtype and ``execution`` decide it at load. On CUDA graphs it also says for which lengths of prompt the
         call has been recorded, and on which kernels attention was found to run.
         """
-        return self._pipeline.backends
+        found = self._pipeline.backends
+        if self.config.enable_depth_reasoning:
+            found["changed cells"] = self._changed_cells.name
+        return found
 
     @property
     def dtype(self) -> torch.dtype:
@@ -295,6 +300,9 @@ class Policy:
                     )
             with self._lock, torch.inference_mode(), self._pipeline.session():
                 self._pipeline.prepare()
+        if think:
+            with self._lock, torch.inference_mode(), self._pipeline.session():
+                self._changed_cells.between(images[0], images[0], DepthTokens.of(self.config).cells)
         self._observation = None
         return time.perf_counter() - begin
 
@@ -435,11 +443,11 @@ class Policy:
         if depth_cache is None:
             decoded = decode_depth(decoding, tokens, closing_limit=closing_limit)
         else:
-            # On a GPU the prompt is still being computed while this compares the frames.
+            # On a GPU the prompt is still being computed while the frames are compared.
             if think == "exact":
                 outcome.update_mask = np.ones(tokens.cells, dtype=np.bool_)
             else:
-                outcome.update_mask = depth_update_mask(image, depth_cache.image, cells=tokens.cells)
+                outcome.update_mask = self._changed_cells.between(image, depth_cache.image, tokens.cells)
             decoded = decode_depth_from_draft(
                 decoding,
                 tokens,

@@ -46,6 +46,7 @@ ON_CUDA: dict[str, Callable[[torch.device], Iterator[Comparison]]] = {
     "flow": flow.cuda,
     "context": context.cuda,
     "decoder": decoder_ops.cuda,
+    "depth_diff": depth_diff.cuda,
     "openfast": openfast.cuda,
 }
 

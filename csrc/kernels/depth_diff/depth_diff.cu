@@ -1,5 +1,13 @@
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <string>
+
 #include "kernels/depth_diff/depth_diff.h"
 #include "kernels/depth_diff/fixed_point.h"
+#include "kernels/device/device_memory.cuh"
 #include "kernels/device/launch.cuh"
 #include "kernels/device/warp.cuh"
 
@@ -136,6 +144,98 @@ DepthDiffStatus changed_cells_cuda(const std::uint8_t* current, const std::uint8
   const dim3 grid(static_cast<unsigned>(side), static_cast<unsigned>(side));
   return status_of(launch({.grid = grid, .block = kCellThreads, .stream = stream}, changed_cells_kernel,
                           current, previous, changed));
+}
+
+class CudaDepthDiff::State {
+ public:
+  State(FrameSize current, FrameSize previous, int side)
+      : side_(side),
+        current_(current, side * kCellPixels, memory_),
+        previous_(previous, side * kCellPixels, memory_) {
+    const int height = std::max(current.height, previous.height);
+    between_ = memory_.allocate<std::uint8_t>(bytes_of(height, side * kCellPixels));
+    require_success(cudaStreamSynchronize(nullptr));  // the weights are there
+  }
+
+  FrameSize current() const { return current_.size; }
+  FrameSize previous() const { return previous_.size; }
+  int side() const { return side_; }
+
+  DepthDiffStatus update_mask(const std::uint8_t* current, const std::uint8_t* previous,
+                              std::uint8_t* changed, cudaStream_t stream) const {
+    DepthDiffStatus status = resize(current_, current, stream);
+    if (status == DepthDiffStatus::ok) status = resize(previous_, previous, stream);
+    if (status != DepthDiffStatus::ok) return status;
+    return changed_cells_cuda(current_.resized, previous_.resized, side_, changed, stream);
+  }
+
+ private:
+  // One frame's way to the grid.
+  struct Resize {
+    Resize(FrameSize frame, int pixels, DeviceMemory& memory)
+        : size(frame),
+          rows(on_device(ResizeAxis(frame.height, pixels), memory)),
+          columns(on_device(ResizeAxis(frame.width, pixels), memory)),
+          resized(memory.allocate<std::uint8_t>(bytes_of(pixels, pixels))) {}
+
+    FrameSize size;
+    ResizeAxisView rows;
+    ResizeAxisView columns;
+    std::uint8_t* resized;
+  };
+
+  static std::size_t bytes_of(int height, int width) {
+    return static_cast<std::size_t>(height) * static_cast<std::size_t>(width) * kColorChannels;
+  }
+
+  static ResizeAxisView on_device(const ResizeAxis& axis, DeviceMemory& memory) {
+    return {axis.input_size,          axis.output_size,         axis.taps,
+            memory.copy(axis.firsts), memory.copy(axis.counts), memory.copy(axis.weights)};
+  }
+
+  DepthDiffStatus resize(const Resize& to, const std::uint8_t* pixels, cudaStream_t stream) const {
+    return resize_bilinear_cuda({pixels, to.size.height, to.size.width}, to.rows, to.columns, between_,
+                                to.resized, stream);
+  }
+
+  const int side_;
+  DeviceMemory memory_;
+  const Resize current_;
+  const Resize previous_;
+  std::uint8_t* between_ = nullptr;  // of one frame after the other
+};
+
+void CudaDepthDiff::check(FrameSize current, FrameSize previous, int side) {
+  const auto usable = [](int size) { return size >= 1 && size <= kMaxFrameSide; };
+  for (const FrameSize& frame : {current, previous}) {
+    if (!usable(frame.height) || !usable(frame.width)) {
+      throw std::invalid_argument("frame sides must be 1 to " + std::to_string(kMaxFrameSide) + ", got (" +
+                                  std::to_string(frame.height) + ", " + std::to_string(frame.width) + ")");
+    }
+  }
+  if (side < 1 || side > kMaxGridSide) {
+    throw std::invalid_argument("cells per side must be 1 to " + std::to_string(kMaxGridSide) + ", got " +
+                                std::to_string(side));
+  }
+}
+
+CudaDepthDiff::CudaDepthDiff(FrameSize current, FrameSize previous, int side) {
+  check(current, previous, side);
+  state_ = std::make_unique<State>(current, previous, side);
+}
+
+CudaDepthDiff::~CudaDepthDiff() = default;
+
+FrameSize CudaDepthDiff::current() const { return state_->current(); }
+
+FrameSize CudaDepthDiff::previous() const { return state_->previous(); }
+
+int CudaDepthDiff::side() const { return state_->side(); }
+
+DepthDiffStatus CudaDepthDiff::update_mask(const std::uint8_t* current_pixels,
+                                           const std::uint8_t* previous_pixels, std::uint8_t* changed,
+                                           CUstream_st* stream) const {
+  return state_->update_mask(current_pixels, previous_pixels, changed, stream);
 }
 
 }  // namespace molmoact2::kernels

@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "kernels/cpu/isa.h"
@@ -97,6 +98,39 @@ DepthDiffStatus resize_bilinear_cuda(const RgbFrame& frame, const ResizeAxisView
 
 DepthDiffStatus changed_cells_cuda(const std::uint8_t* current, const std::uint8_t* previous, int side,
                                    std::uint8_t* changed, CUstream_st* stream);
+
+struct FrameSize {
+  int height = 0;
+  int width = 0;
+};
+
+// Both steps for frames of two sizes, on the device that was the current one when it was made: holds the
+// weights of the resizes and what lies between the steps.
+class CudaDepthDiff {
+ public:
+  // std::invalid_argument when a size is outside the bounds above. Needs no device.
+  static void check(FrameSize current, FrameSize previous, int side);
+
+  // Throws as check() does, and std::bad_alloc when the device has no memory.
+  CudaDepthDiff(FrameSize current, FrameSize previous, int side);
+  CudaDepthDiff(const CudaDepthDiff&) = delete;
+  CudaDepthDiff& operator=(const CudaDepthDiff&) = delete;
+  ~CudaDepthDiff();
+
+  FrameSize current() const;
+  FrameSize previous() const;
+  int side() const;
+
+  // Queues the kernels on `stream`; nothing is allocated or synchronized. Every pointer is to device memory,
+  // the frames of the constructor's sizes; changed: (side * side,), row-major, 0 or 1. Calls share memory and
+  // must follow one another on the device.
+  DepthDiffStatus update_mask(const std::uint8_t* current_pixels, const std::uint8_t* previous_pixels,
+                              std::uint8_t* changed, CUstream_st* stream) const;
+
+ private:
+  class State;
+  std::unique_ptr<State> state_;
+};
 
 #endif
 

@@ -76,6 +76,19 @@ def resize_to_patches(
     stream: int,
 ) -> None: ...
 
+class DepthDiff:
+    """kernels.depth_update_mask on a device, to the bit, for frames of two sizes (height, width); calls of one must
+    follow one another."""
+
+    def __init__(
+        self, *, current: tuple[int, int], previous: tuple[int, int], side: int, device: int = 0
+    ) -> None: ...
+
+    # current, previous uint8 (H, W, 3), RGB, of these sizes; changed bool (side * side,).
+    def update_mask(
+        self, current: DeviceTensor, previous: DeviceTensor, changed: DeviceTensor, *, stream: int
+    ) -> None: ...
+
 class FlowPlan:
     """The expert's Euler loop on the device of its weights, which it packs: ``blocks`` in FlowBlockWeights' order."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from molmoact2_edge.build import build_config
+from molmoact2_edge.model.changed_cells import ChangedCells, DeviceCells, HostCells
 from molmoact2_edge.model.cuda_integrator import CudaIntegrator
 from molmoact2_edge.model.cuda_operators import CudaOperators
 from molmoact2_edge.model.execution import recording
@@ -21,6 +22,15 @@ def patches_for(model: MolmoAct2) -> PatchSource:
 
         return DevicePatches(cuda.resize_to_patches)
     return HostPatches()
+
+
+def changed_cells_for(model: MolmoAct2) -> ChangedCells:
+    """Return where a model's changed depth cells are found: where its frames are."""
+    if model.config.enable_depth_reasoning and model.device.type == "cuda" and build_config()["cuda"]:
+        from molmoact2_edge._core import cuda
+
+        return DeviceCells(cuda.DepthDiff, model.device)
+    return HostCells()
 
 
 def operators_for(model: MolmoAct2) -> Operators:

@@ -2,6 +2,7 @@
 #include <array>
 #include <cstdint>
 #include <random>
+#include <stdexcept>
 #include <vector>
 
 #include "check.h"
@@ -79,6 +80,55 @@ CASE("the CUDA mask equals the CPU's") {
             DepthDiffStatus::ok);
     CHECK(changed.to_host() == expected);
   }
+}
+
+CASE("the CUDA mask of two camera frames equals the CPU's, also where they differ in size") {
+  if (no_device()) return;
+  struct Pair {
+    kernels::FrameSize current;
+    kernels::FrameSize previous;
+    int side;
+  };
+  const std::vector<Pair> pairs = {{{1, 1}, {1, 1}, 1},         {{7, 3}, {7, 3}, 1},
+                                   {{33, 31}, {33, 31}, 2},     {{96, 96}, {96, 96}, 3},
+                                   {{96, 50}, {40, 96}, 3},     {{120, 160}, {61, 83}, 5},
+                                   {{240, 320}, {240, 320}, 10}};
+  for (const auto& [current, previous, side] : pairs) {
+    const kernels::CudaDepthDiff diff(current, previous, side);
+    CHECK_EQ(diff.side(), side);
+    CHECK_EQ(diff.current().height, current.height);
+    CHECK_EQ(diff.previous().width, previous.width);
+    for (const unsigned noise : {0U, 15U, 255U}) {  // nothing, some and all of the cells
+      const std::vector<std::uint8_t> before = random_pixels(previous.height, previous.width, 7);
+      std::vector<std::uint8_t> now = random_pixels(current.height, current.width, 7);
+      std::minstd_rand generator(3);
+      for (std::size_t i = 0; i < now.size() / 2; ++i) {
+        now[i] = static_cast<std::uint8_t>(now[i] ^ ((generator() >> 8U) & noise));
+      }
+      std::vector<std::uint8_t> expected(static_cast<std::size_t>(side * side));
+      REQUIRE(kernels::depth_update_mask({now.data(), current.height, current.width},
+                                         {before.data(), previous.height, previous.width}, side,
+                                         kernels::fastest_isa(), expected.data()) == DepthDiffStatus::ok);
+      const DeviceArray<std::uint8_t> now_pixels(now);
+      const DeviceArray<std::uint8_t> before_pixels(before);
+      const DeviceArray<std::uint8_t> changed(expected.size());
+      REQUIRE(diff.update_mask(now_pixels.get(), before_pixels.get(), changed.get(), nullptr) ==
+              DepthDiffStatus::ok);
+      CHECK(changed.to_host() == expected);
+    }
+  }
+}
+
+CASE("a CUDA mask of frames without pixels, or of too many cells, is refused") {
+  if (no_device()) return;
+  CHECK_THROWS(kernels::CudaDepthDiff({0, 4}, {4, 4}, 1), std::invalid_argument);
+  CHECK_THROWS(kernels::CudaDepthDiff({4, 4}, {4, kernels::kMaxFrameSide + 1}, 1), std::invalid_argument);
+  CHECK_THROWS(kernels::CudaDepthDiff({4, 4}, {4, 4}, 0), std::invalid_argument);
+  CHECK_THROWS(kernels::CudaDepthDiff({4, 4}, {4, 4}, kernels::kMaxGridSide + 1), std::invalid_argument);
+  const kernels::CudaDepthDiff diff({4, 4}, {4, 4}, 1);
+  const DeviceArray<std::uint8_t> pixels(std::vector<std::uint8_t>(48));
+  CHECK_EQ(diff.update_mask(pixels.get(), nullptr, pixels.get(), nullptr), DepthDiffStatus::bad_frame);
+  CHECK_EQ(diff.update_mask(pixels.get(), pixels.get(), nullptr, nullptr), DepthDiffStatus::bad_frame);
 }
 
 CASE("the CUDA door refuses what does not fit") {
