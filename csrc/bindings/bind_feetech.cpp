@@ -550,6 +550,23 @@ void bind_port(py::module_& module) {
             return name(port.write(command));
           },
           py::arg("positions"))
+      // Ticks of the loop one right after the other, without Python in between: each writes the pose that it
+      // has read. Stops at the first that fails.
+      .def(
+          "exchange",
+          [](FeetechPort& port, std::size_t ticks) {
+            std::vector<Nanoseconds> ends;
+            ends.reserve(ticks);
+            const py::gil_scoped_release release;
+            for (MeasuredState state; ends.size() < ticks; ends.push_back(monotonic_now())) {
+              if (port.read(state) != PortStatus::ok) break;
+              Command command;
+              command.positions = state.positions;
+              if (port.write(command) != PortStatus::ok) break;
+            }
+            return ends;
+          },
+          py::arg("ticks"))
       .def("statistics", &port_statistics);
 
   py::class_<Reconnector>(module, "Reconnector")

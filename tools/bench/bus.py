@@ -4,8 +4,9 @@
 
 An emulated SO-101 in a process of its own answers at its real baud rate, with exact timing (it wants a processor for
 itself). This package's port and rustypot do the same exchanges in turns, in this process, one cycle right after the
-other: a cycle cannot be shorter than its bytes take on the wire. Prints median and spread of both, and of the exchange
-with the block of everything that the servos measure.
+other: a cycle cannot be shorter than its bytes take on the wire. The port is driven as the control loop does it, from
+C++, and from Python as rustypot is. Prints median and spread of each, and of the exchange with the block of everything
+that the servos measure.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -103,18 +105,38 @@ def emulated_arm(calibration: Path) -> Iterator[str]:
 
 def measure(address: str, calibration: Path, rounds: int, cycles: int) -> dict[str, list[float]]:
     """Return every cycle's milliseconds, by what was measured."""
-    times: dict[str, list[float]] = {name: [] for name in ("positions", "block", "rustypot_positions")}
+    times: dict[str, list[float]] = {
+        name: [] for name in ("positions", "block", "from_python_positions", "rustypot_positions")
+    }
     gc.disable()
     try:
         for _ in range(rounds):
             for name, block_every in (("positions", NEVER), ("block", 1)):
-                with own_port(address, calibration, block_every) as cycle:
-                    times[name] += timed(cycle, cycles)
+                with own_port(address, calibration, block_every) as port:
+                    times[name] += exchanged(port, cycles)
+                    if name == "positions":
+                        times["from_python_positions"] += timed(partial(cycle_of, port), cycles)
             with rustypot_bus(address) as cycle:
                 times["rustypot_positions"] += timed(cycle, cycles)
     finally:
         gc.enable()
     return times
+
+
+def exchanged(port: feetech.FeetechPort, cycles: int) -> list[float]:
+    """Return milliseconds from one cycle's end to the next one's, as the loop has them."""
+    ends = port.exchange(WARM_UP_CYCLES + cycles + 1)
+    if len(ends) != WARM_UP_CYCLES + cycles + 1:
+        raise SystemExit(f"the emulated arm does not answer: {port.statistics()}")
+    milliseconds: list[float] = (np.diff(ends[WARM_UP_CYCLES:]) * 1e-6).tolist()
+    return milliseconds
+
+
+def cycle_of(port: feetech.FeetechPort) -> None:
+    """Write the pose that was read, from Python."""
+    status, positions, _ = port.read()
+    if status != "ok" or port.write(positions) != "ok":
+        raise SystemExit(f"the emulated arm does not answer: {port.statistics()}")
 
 
 def timed(cycle: Callable[[], None], cycles: int) -> list[float]:
@@ -131,8 +153,8 @@ def timed(cycle: Callable[[], None], cycles: int) -> list[float]:
 
 
 @contextmanager
-def own_port(address: str, calibration: Path, block_every: int) -> Iterator[Callable[[], None]]:
-    """The loop's port: writes the pose that it has read."""
+def own_port(address: str, calibration: Path, block_every: int) -> Iterator[feetech.FeetechPort]:
+    """The loop's port, on the open line."""
     joints = load_calibration(calibration)
     bus = feetech.ServoBus(address, BAUD)
     bus.open()
@@ -149,16 +171,10 @@ def own_port(address: str, calibration: Path, block_every: int) -> Iterator[Call
         answer_slack_s=0.05,
     )
     port.follow(True)
-
-    def cycle() -> None:
-        status, positions, _ = port.read()
-        if status != "ok" or port.write(positions) != "ok":
-            raise SystemExit(f"the emulated arm does not answer: {port.statistics()}")
-
     try:
         if block_every > 1:
             port.read()  # the first asks for everything
-        yield cycle
+        yield port
     finally:
         bus.close()
 
@@ -183,10 +199,11 @@ def rustypot_bus(address: str) -> Iterator[Callable[[], None]]:
 
 
 def compare(times: dict[str, list[float]], name: str, wire: float) -> dict[str, Any]:
-    """Return both sides' times, and their medians as multiples of the wire's."""
+    """Return each side's times, and their medians as multiples of the wire's."""
     sides = {"molmoact2_edge": np.array(times[name])}
-    if f"rustypot_{name}" in times:
-        sides["rustypot"] = np.array(times[f"rustypot_{name}"])
+    for side, prefix in (("molmoact2_edge_from_python", "from_python"), ("rustypot", "rustypot")):
+        if f"{prefix}_{name}" in times:
+            sides[side] = np.array(times[f"{prefix}_{name}"])
     return {"wire_ms": wire, **{side: spread(values, wire) for side, values in sides.items()}}
 
 

@@ -46,7 +46,6 @@ ExchangeStatus DynamixelBus::begin(std::uint8_t id, Instruction instruction,
   parser_.expect(longest);
   damaged_before_ = parser_.damaged();
   arrived_ = 0;
-  due_ = SerialLink::kNotDue;
   // A request that is too long never came about: every caller's size is bounded.
   const LinkStatus sent = link_.write(std::span(request_).first(size), deadline);
   if (sent == LinkStatus::lost) {
@@ -60,9 +59,8 @@ ExchangeStatus DynamixelBus::receive(Packet& packet, Nanoseconds deadline, std::
     const std::uint64_t damaged = parser_.damaged() - damaged_before_;
     std::size_t got = 0;
     // After damage, waiting longer than for what was asked for would only cost the time of a retry.
-    const LinkStatus read = damaged > 0 && arrived_ >= expected
-                                ? LinkStatus::timed_out
-                                : link_.read(parser_.room(), got, deadline, due_);
+    const LinkStatus read = damaged > 0 && arrived_ >= expected ? LinkStatus::timed_out
+                                                                : link_.read(parser_.room(), got, deadline);
     if (read == LinkStatus::lost) {
       return ExchangeStatus::lost;
     }
@@ -120,7 +118,6 @@ ExchangeStatus DynamixelBus::read_blocks(BlockRead way, std::span<Block> blocks,
   ExchangeStatus status = begin(kBroadcastId, block_instruction(way), std::span(parameters).first(size),
                                 block_packet_bytes(way, missing, length), deadline);
   const std::size_t expected = block_answer_bytes(way, missing, length);
-  due_ = monotonic_now() + wire_time(block_request_bytes(way, missing) + expected);
   while (status == ExchangeStatus::ok && missing_blocks(blocks) > 0) {
     Packet packet;
     status = receive(packet, deadline, expected);

@@ -114,7 +114,6 @@ class DynamixelBus {
   PacketParser parser_;
   std::uint64_t damaged_before_ = 0;  // as begin() found the parser's count
   std::size_t arrived_ = 0;           // bytes since begin()
-  control::Nanoseconds due_ = SerialLink::kNotDue;
   std::array<std::uint8_t, kMaxPacketBytes> request_{};
   BusCounters counters_;
 };

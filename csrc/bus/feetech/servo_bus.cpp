@@ -89,15 +89,14 @@ LinkStatus ServoBus::exchange(const Packet& request, std::size_t data_size, std:
   parser_.expect(data_size, echoes_ ? request.bytes() : std::span<const std::uint8_t>{});
   const Nanoseconds sent_at = monotonic_now();
   LinkStatus status = send(request, deadline);
-  const Nanoseconds due = wire_free_ + on_wire(pending * packet_size);
-  deadline = std::min(deadline, due + slack);
+  deadline = std::min(deadline, wire_free_ + on_wire(pending * packet_size) + slack);
 
   // Once so many bytes are here, what is missing was garbled and will not come.
   std::size_t awaited = pending * packet_size + (echoes_ ? request.size() : 0);
   std::size_t received = 0;
   while (status == LinkStatus::ok && pending > 0 && received < awaited) {
     std::size_t got = 0;
-    status = link_.read(parser_.space(), got, deadline, due);
+    status = link_.read(parser_.space(), got, deadline);
     parser_.take(got);
     received += got;
     Status packet;

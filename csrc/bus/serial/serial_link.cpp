@@ -192,11 +192,7 @@ LinkStatus SerialLink::write(std::span<const std::uint8_t> bytes, Nanoseconds de
   return LinkStatus::ok;
 }
 
-LinkStatus SerialLink::read(std::span<std::uint8_t> bytes, std::size_t& got, Nanoseconds deadline,
-                            Nanoseconds due) noexcept {
-  // What waking up takes on a computer that was idle; a tick of 10 ms spends little of itself on it.
-  constexpr Nanoseconds kAwakeBefore = 100'000;
-  constexpr Nanoseconds kAwakeAfter = 100'000;
+LinkStatus SerialLink::read(std::span<std::uint8_t> bytes, std::size_t& got, Nanoseconds deadline) noexcept {
   got = 0;
   const std::uint64_t state = state_.load(std::memory_order_acquire);
   if ((state & kOpen) == 0) {
@@ -212,14 +208,8 @@ LinkStatus SerialLink::read(std::span<std::uint8_t> bytes, std::size_t& got, Nan
       return lose(state);
     }
     if (errno == EAGAIN || errno == EWOULDBLOCK) {
-      const Nanoseconds early = due - kAwakeBefore;
-      const Nanoseconds now = control::monotonic_now();
-      if (now < deadline && now >= early && now - due < kAwakeAfter) {
-        continue;
-      }
-      const bool asleep_until_due = now < early && early < deadline;
-      const LinkStatus waited = wait(POLLIN, state, asleep_until_due ? early : deadline);
-      if (waited != LinkStatus::ok && !(waited == LinkStatus::timed_out && asleep_until_due)) {
+      const LinkStatus waited = wait(POLLIN, state, deadline);
+      if (waited != LinkStatus::ok) {
         return waited;
       }
     } else if (errno != EINTR) {

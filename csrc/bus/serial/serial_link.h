@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <string>
 
@@ -25,9 +24,6 @@ enum class LinkStatus : std::uint8_t {
 // its next call.
 class SerialLink {
  public:
-  // Of bytes that nobody knows when to expect.
-  static constexpr control::Nanoseconds kNotDue = std::numeric_limits<control::Nanoseconds>::max();
-
   // `baud` in bits a second, any that the adapter can do. Opens nothing.
   SerialLink(std::string path, int baud);
   SerialLink(const SerialLink&) = delete;
@@ -52,10 +48,8 @@ class SerialLink {
   // Hands all bytes to the kernel, which sends them at the baud rate.
   LinkStatus write(std::span<const std::uint8_t> bytes, control::Nanoseconds deadline) noexcept;
   // At least one byte, as many as are there and fit; `got` is 0 on anything but ok. A deadline that has
-  // passed takes what is there. Around `due`, when an answer's last byte should be here, it looks for bytes
-  // all the time: to sleep and be woken takes longer than a byte.
-  LinkStatus read(std::span<std::uint8_t> bytes, std::size_t& got, control::Nanoseconds deadline,
-                  control::Nanoseconds due = kNotDue) noexcept;
+  // passed takes what is there.
+  LinkStatus read(std::span<std::uint8_t> bytes, std::size_t& got, control::Nanoseconds deadline) noexcept;
 
  private:
   static constexpr std::uint64_t kOpen = 1;

@@ -6,7 +6,6 @@
 
 #include <array>
 #include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <string>
@@ -85,33 +84,6 @@ CASE("a silent device is a timeout at the deadline; a deadline that has passed t
   CHECK_EQ(got, 2U);
   CHECK_EQ(link.read(bytes, got, 0), LinkStatus::timed_out);
   CHECK(link.is_open());
-}
-
-CASE("when bytes are due changes neither the deadline nor what is read") {
-  const SerialTerminal device;
-  SerialLink link(device.path(), 1'000'000);
-  std::string error;
-  REQUIRE(link.open(error));
-  std::array<std::uint8_t, 8> bytes{};
-  const std::array<std::uint8_t, 3> sent{1, 2, 3};
-  for (const Nanoseconds due : {-5 * kMillisecond, Nanoseconds{0}, kMillisecond / 20, kMillisecond,
-                                2 * kMillisecond, 5 * kMillisecond, kLong}) {
-    std::size_t got = 99;
-    const Nanoseconds now = monotonic_now();
-    CHECK_EQ(link.read(bytes, got, now + 2 * kMillisecond, now + due), LinkStatus::timed_out);
-    CHECK_EQ(got, 0U);
-    CHECK(monotonic_now() >= now + 2 * kMillisecond);
-
-    std::thread servo([&device, &sent] {
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-      device.send(sent);
-    });
-    const Nanoseconds asked = monotonic_now();
-    CHECK_EQ(link.read(bytes, got, asked + kLong, asked + due), LinkStatus::ok);
-    servo.join();
-    CHECK_EQ(got + read_all(link, sent.size() - got).size(), sent.size());
-    CHECK_EQ(bytes[0], 1);
-  }
 }
 
 CASE("what has arrived can be dropped") {
