@@ -17,7 +17,7 @@ from pathlib import Path
 from molmoact2_edge.errors import InputError
 from molmoact2_emulators.faults import FaultPlan
 
-_FIFO_PRIORITY = 10
+_NICENESS = -10
 _PR_SET_TIMERSLACK = 29
 
 
@@ -52,9 +52,12 @@ def running(address: str, plan: FaultPlan, arguments: argparse.Namespace) -> Ite
 
 
 def ask_for_punctuality() -> None:
-    """Ask the system to run this thread when it wants to, as far as it grants that: for whoever answers on a wire."""
+    """Ask the system to run this thread when it wants to, as far as it grants that: for whoever answers on a wire.
+
+    No real-time policy: two emulators that share a processor would leave nothing of it to whoever talks to them.
+    """
     with contextlib.suppress(OSError, AttributeError):
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_FIFO_PRIORITY))
+        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
     with contextlib.suppress(OSError, AttributeError):
         # Without a real-time policy the kernel lets a sleeper oversleep by 50 us, to spare power.
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)

@@ -14,7 +14,7 @@ torch.set_num_threads(1)
 
 REAL_TIME = ("arms", "cli", "drivers", "emulators", "hil", "runtime", "telemetry")
 """Folders of tests in which two processes or more speak to each other by the clock."""
-REPEATS = 2
+REPEATS = 3
 
 
 class _Stalls:

@@ -5,13 +5,15 @@ one that compiles beside its tests, stops emulated servos and their client alike
 is no fault of either. This module says that it happened, so that such a test can be repeated, and a failure on a
 computer that kept time stays a failure.
 
-As a program (``python stall_watch.py FILE``) it sleeps a few milliseconds at a time, in a process of its own so that
-no other thread's work is taken for a stall, and writes into FILE when it was last woken late.
+As a program (``python stall_watch.py FILE PROCESSOR``) it sleeps a few milliseconds at a time on one processor, since
+one can stand still while the others go on, and in a process of its own, so that no other thread's work is taken for a
+stall. It writes into FILE when it was last woken late.
 """
 
 from __future__ import annotations
 
 import mmap
+import os
 import struct
 import subprocess
 import sys
@@ -26,28 +28,48 @@ _TIME = struct.Struct("d")
 
 
 class StallWatch:
-    """Watches from its making until it is closed."""
+    """Watches every processor that this process may use, from its making until it is closed."""
 
     def __init__(self) -> None:
+        self._watches = [_ProcessorWatch(processor) for processor in sorted(os.sched_getaffinity(0))]
+
+    @property
+    def processes(self) -> list[subprocess.Popen[bytes]]:
+        """One for each processor."""
+        return [watch.process for watch in self._watches]
+
+    def stood_still_since(self, begin_s: float) -> bool:
+        """Return whether a stall ended after ``begin_s`` (seconds, monotonic)."""
+        return any(watch.last_stall_s() > begin_s for watch in self._watches)
+
+    def close(self) -> None:
+        for watch in self._watches:
+            watch.close()
+
+
+class _ProcessorWatch:
+    def __init__(self, processor: int) -> None:
         self._file = tempfile.NamedTemporaryFile(prefix="stalls-")  # noqa: SIM115
         self._file.write(_TIME.pack(-1.0))
         self._file.flush()
         self._shown = mmap.mmap(self._file.fileno(), _TIME.size, access=mmap.ACCESS_READ)
-        self._process = subprocess.Popen([sys.executable, "-S", str(Path(__file__)), self._file.name])
+        self.process = subprocess.Popen(
+            [sys.executable, "-S", str(Path(__file__)), self._file.name, str(processor)]
+        )
 
-    def stood_still_since(self, begin_s: float) -> bool:
-        """Return whether a stall ended after ``begin_s`` (seconds, monotonic)."""
+    def last_stall_s(self) -> float:
         (last,) = _TIME.unpack(self._shown[:])
-        return bool(last > begin_s)
+        return float(last)
 
     def close(self) -> None:
-        self._process.terminate()
-        self._process.wait()
+        self.process.terminate()
+        self.process.wait()
         self._shown.close()
         self._file.close()
 
 
-def watch(path: str) -> None:
+def watch(path: str, processor: int) -> None:
+    os.sched_setaffinity(0, {processor})
     with open(path, "r+b") as file, mmap.mmap(file.fileno(), _TIME.size) as shown:
         before = time.monotonic()
         while True:
@@ -59,4 +81,4 @@ def watch(path: str) -> None:
 
 
 if __name__ == "__main__":
-    watch(sys.argv[1])
+    watch(sys.argv[1], int(sys.argv[2]))
