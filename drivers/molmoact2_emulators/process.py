@@ -17,7 +17,7 @@ from pathlib import Path
 from molmoact2_edge.errors import InputError
 from molmoact2_emulators.faults import FaultPlan
 
-_NICENESS = -10
+_FIFO_PRIORITY = 10
 _PR_SET_TIMERSLACK = 29
 
 
@@ -52,12 +52,9 @@ def running(address: str, plan: FaultPlan, arguments: argparse.Namespace) -> Ite
 
 
 def ask_for_punctuality() -> None:
-    """Ask the system to run this thread when it wants to, as far as it grants that: for whoever answers on a wire.
-
-    No real-time policy: two emulators that share a processor would leave nothing of it to whoever talks to them.
-    """
+    """Ask the system to run this thread when it wants to, as far as it grants that: for whoever answers on a wire."""
     with contextlib.suppress(OSError, AttributeError):
-        os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(_FIFO_PRIORITY))
     with contextlib.suppress(OSError, AttributeError):
         # Without a real-time policy the kernel lets a sleeper oversleep by 50 us, to spare power.
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
