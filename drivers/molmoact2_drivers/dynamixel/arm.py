@@ -204,20 +204,7 @@ class DynamixelArm:
         if self._life_cycle is LifeCycle.CONNECTED:
             return self._read_unconfigured()
         age_max_s = _LOOP_ALIVE_S if self._life_cycle is LifeCycle.ACTIVE else _FRESH_S
-        states = self._ready_port().refresh(age_max_s)
-        for _ in range(_FIRST_READS):
-            states = states or self._ready_port().refresh(0.0)
-        if states is None:
-            raise RobotError(
-                f"{self.name}: not every servo has answered yet; `molmoact2-edge scan` shows who does"
-            )
-        return RobotState(
-            states["positions"],
-            int(states["times_ns"].min()),
-            states["velocities"],
-            states["currents"],
-            states["temperatures"],
-        )
+        return self._newest_state(age_max_s)
 
     def write_targets(self, positions: npt.ArrayLike) -> None:
         """Send targets once. ACTIVE.
@@ -264,6 +251,22 @@ class DynamixelArm:
         if self._port is None:
             raise RobotError(f"{self.name} is {self._life_cycle.value}; configure it first")
         return self._port
+
+    def _newest_state(self, age_max_s: float) -> RobotState:
+        states = self._ready_port().refresh(age_max_s)
+        for _ in range(_FIRST_READS):
+            states = states or self._ready_port().refresh(0.0)
+        if states is None:
+            raise RobotError(
+                f"{self.name}: not every servo has answered yet; `molmoact2-edge scan` shows who does"
+            )
+        return RobotState(
+            states["positions"],
+            int(states["times_ns"].min()),
+            states["velocities"],
+            states["currents"],
+            states["temperatures"],
+        )
 
     def _called(self, servo: ServoSettings) -> str:
         return f"{self.name}: {servo.joint} (servo {servo.id})"
@@ -313,6 +316,8 @@ class DynamixelArm:
                 write_limit_s=_WRITE_LIMIT_S,
             )
         self._port.resume()
+        # Every servo is heard once: one that then falls silent leaves an old reading behind, not none.
+        self._newest_state(0.0)
 
     def _turns_of(self, servo: ServoSettings) -> int:
         """How many whole turns a servo counts beside its joint's range.

@@ -272,6 +272,20 @@ def test_a_servo_that_is_away_for_a_moment_is_waited_for(process: EmulatorProces
     assert arm.life_cycle is LifeCycle.ACTIVE
 
 
+def test_a_servo_that_goes_silent_at_once_leaves_its_last_reading(
+    process: EmulatorProcess, calibration: Path
+) -> None:
+    arm = make_arm(process.address, calibration)
+    arm.connect()
+    arm.configure()
+    process.fault("absent servo=3")
+    gone_ns = time.monotonic_ns()
+    state = arm.read_state()
+    assert state.time_ns < gone_ns
+    assert np.isfinite(state.positions).all()
+    arm.disconnect()
+
+
 @pytest.mark.parametrize(
     ("fault", "says"),
     [
