@@ -102,8 +102,7 @@ cuda: setup-dev ## Compile the CUDA code for Hopper and, with an Arm host, for O
 
 wheel: setup-dev ## Build a wheel and check that it works alone, without any extra
 	rm -rf build/wheel
-	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel \
-	  --config-settings=cmake.define.MOLMOACT2_CUDA=OFF --config-settings=build-dir=build/wheel-cmake .
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir build/wheel .
 	$(BIN)/python tools/check_wheel.py build/wheel/*.whl
 
 train: setup gl ## Train the shipped policy again; it says how long each part takes, and goes on where it was stopped

@@ -27,6 +27,7 @@ def machine_facts() -> dict[str, Any]:
         "kernel": platform.release(),
         "preempt_rt": preempt_rt(),
         "governor": governor(),
+        "autogroup": autogroup(),
         "python": sys.version.split()[0],
         "packages": {name: _version(name) for name in _PACKAGES},
     }
@@ -40,6 +41,11 @@ def preempt_rt() -> bool:
 def governor() -> str | None:
     """Return the frequency governor of the first core, or None where the system has none."""
     return _read(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"))
+
+
+def autogroup() -> bool:
+    """Return whether the scheduler groups processes by their sessions (kernel.sched_autogroup_enabled)."""
+    return _read(Path("/proc/sys/kernel/sched_autogroup_enabled")) == "1"
 
 
 def _cpu_field(name: str) -> str | None:

@@ -103,6 +103,7 @@ def gather(
         memory_asked=config.loop.lock_memory,
         memory_locked=not any(warning.name == "memory_lock_refused" for warning in measurement.warnings),
         governor=machine["governor"],
+        autogroup=machine["autogroup"],
         preempt_rt=machine["preempt_rt"],
         virtual_machine=machine["virtual_machine"],
         steal=measurement.usage.steal,

@@ -171,6 +171,7 @@ def _facts(document: dict[str, Any]) -> str:
         ("virtual machine", _yes(machine["virtual_machine"])),
         ("kernel", f"{machine['kernel']}, {'' if machine['preempt_rt'] else 'no '}PREEMPT_RT"),
         ("frequency governor", machine["governor"] or "not visible"),
+        ("processes grouped by session (autogroup)", _yes(machine["autogroup"])),
         ("C++ thread", f"{thread.get('policy', 'unknown')}, priority {thread.get('priority', 0)}"),
         ("cores it may use", thread.get("cpus", "unknown")),
         ("times its core was taken", str(thread.get("involuntary_switches", "unknown"))),

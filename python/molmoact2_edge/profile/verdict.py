@@ -21,6 +21,8 @@ UNEVEN_SHARE = 0.2
 STEAL_SHARE = 0.005
 HELD_BY_GATE_SHARE = 0.01
 BUS_SHARE = 0.5
+BUS_REASONS = ("state_missing", "state_stale", "state_lost", "bus_write_failed")
+"""The gate's reasons that a bus gives."""
 RATES_HZ = (10, 20, 25, 30, 50, 60, 100, 125, 200, 250, 400, 500, 1000)
 
 Weight = Literal["act", "note"]
@@ -60,6 +62,8 @@ class Evidence:
     memory_asked: bool
     memory_locked: bool
     governor: str | None
+    autogroup: bool
+    """Whether the scheduler groups processes by their sessions."""
     preempt_rt: bool
     virtual_machine: bool
     steal: float
@@ -161,7 +165,13 @@ def _findings(evidence: Evidence) -> list[Finding]:
                 "see whether `molmoact2-edge predict` works with this checkpoint",
             )
         )
-    found += [*_scheduling(evidence), *_memory(evidence), *_power(evidence), *_others(evidence)]
+    found += [
+        *_scheduling(evidence),
+        *_memory(evidence),
+        *_power(evidence),
+        *_grouping(evidence),
+        *_others(evidence),
+    ]
     if evidence.bus_p99_ms > BUS_SHARE * evidence.period_ms:
         found.append(
             Finding(
@@ -278,6 +288,21 @@ def _power(evidence: Evidence) -> list[Finding]:
             )
         )
     return found
+
+
+def _grouping(evidence: Evidence) -> list[Finding]:
+    # The bytes of every tty go through a worker of the kernel, which belongs to no session's group.
+    if not (evidence.autogroup and evidence.held_share > 0.0 and evidence.held_reason in BUS_REASONS):
+        return []
+    return [
+        Finding(
+            "autogroup",
+            "act",
+            "The bus was silent at times, and processes are grouped by session: behind a busy session the kernel's "
+            "worker that carries a serial line's bytes may wait, for seconds on some kernels.",
+            "do without these groups (sudo sysctl kernel.sched_autogroup_enabled=0)",
+        )
+    ]
 
 
 def _others(evidence: Evidence) -> list[Finding]:

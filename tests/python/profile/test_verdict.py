@@ -28,6 +28,7 @@ GOOD = Evidence(
     memory_asked=True,
     memory_locked=True,
     governor="performance",
+    autogroup=False,
     preempt_rt=True,
     virtual_machine=False,
     steal=0.0,
@@ -62,6 +63,23 @@ def test_a_rate_is_held_by_999_ticks_in_1000() -> None:
     assert "99.89% of the ticks ended in time, 99.9% are needed" in verdict.text
     assert "fit into 100 Hz" in verdict.text
     assert "fit into" not in judge(replace(GOOD, in_time_share=0.5, fitting_rate_hz=None)).text
+
+
+@pytest.mark.parametrize(
+    ("change", "advised"),
+    [
+        ({}, True),
+        ({"held_reason": "bus_write_failed"}, True),
+        ({"held_reason": "camera_stale"}, False),
+        ({"held_share": 0.0, "held_reason": "none"}, False),
+        ({"autogroup": False}, False),
+    ],
+)
+def test_autogroups_are_blamed_only_where_a_bus_was_silent(change: dict[str, object], advised: bool) -> None:
+    silent = replace(GOOD, autogroup=True, held_share=0.002, held_reason="state_stale")
+    verdict = judge(replace(silent, **change))  # type: ignore[arg-type]
+    assert ("sched_autogroup_enabled=0" in verdict.text) is advised
+    assert ("autogroup" in [finding.name for finding in verdict.findings]) is advised
 
 
 def test_a_thousand_ticks_are_needed_for_a_verdict() -> None:
