@@ -40,6 +40,8 @@ POSITION_BYTES = 2
 BLOCK_BYTES = 15
 NEVER = 1_000_000_000
 WARM_UP_CYCLES = 20
+PATIENCE_S = 2.0
+"""For an answer, in all of them: on a shared computer the emulator itself may stand still for a moment."""
 
 
 def main() -> None:
@@ -167,8 +169,8 @@ def own_port(address: str, calibration: Path, block_every: int) -> Iterator[feet
         ],
         homing_offsets=[joint.homing_offset for joint in joints.values()],
         block_every=block_every,
-        read_budget_s=0.1,
-        answer_slack_s=0.05,
+        read_budget_s=PATIENCE_S,
+        answer_slack_s=PATIENCE_S,
     )
     port.follow(True)
     try:
@@ -185,7 +187,7 @@ def rustypot_bus(address: str) -> Iterator[Callable[[], None]]:
     from rustypot import Sts3215PyController
 
     # It closes its port when nobody refers to it any more.
-    controllers = [Sts3215PyController(address, BAUD, 0.1)]
+    controllers = [Sts3215PyController(address, BAUD, PATIENCE_S)]
     ids = list(SERVOS)
 
     def cycle() -> None:
