@@ -44,6 +44,12 @@ class ArmUnderTest:
     def period_ns(self) -> int:
         return round(1e9 / self.config.loop.rate_hz)
 
+    def warm(self) -> bool:
+        """Whether a joint is warmer than its warning level, so that a run would be held."""
+        levels = self.config.watchdog_settings().temperature
+        measured = self.robot.read_state().temperatures
+        return levels is not None and measured is not None and bool((measured > np.array(levels.warn)).any())
+
     def loop(
         self,
         rate_hz: float | None = None,

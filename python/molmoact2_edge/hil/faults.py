@@ -169,10 +169,13 @@ class FaultChecks:
                 pose = self.arm.pose()
                 if np.isfinite(pose).all() and self.arm.robot.life_cycle is LifeCycle.ACTIVE:
                     self.arm.hold()
-                    break
+                    if not self.arm.warm():
+                        break
             except RobotError:
                 if time.monotonic() > give_up:
                     raise
+            if time.monotonic() > give_up:
+                raise RobotError(f"after {case.name} the arm is not ready within {_RECOVER_S:g} s")
             time.sleep(0.1)
         if case.camera:
             for camera in self.cameras.values():

@@ -179,6 +179,7 @@ class Suite:
                 time.sleep(period_s + 0.5)
                 records = [r for r in loop.records().records if r["tick"] > first]
             states = Counter(record["state"] for record in records)
+            reasons = Counter(r["reason"] for r in records if r["state"] != GateState.RUNNING)
             found = following(records, index)
             check.figures.update(
                 lag_ms=round(found.lag_s * 1e3, 1),
@@ -186,12 +187,14 @@ class Suite:
                 error_max=found.error_max,
                 moved=found.range,
                 states=dict(states),
+                reasons=dict(reasons),
                 plot=_plot(records, index),
             )
             asked = float(abs(amplitudes[index]))
+            held = f"; it held, mostly for {reasons.most_common(1)[0][0]}" if reasons else ""
             check.require(
                 found.range > 0.8 * asked,
-                f"it was asked to move by {asked:.1f}, the gate let {found.range:.1f} through",
+                f"it was asked to move by {asked:.1f}, the gate let {found.range:.1f} through{held}",
             )
             check.require(found.lag_s <= self.settings.lag_max_s, f"it lags by {found.lag_s * 1e3:.0f} ms")
             check.require(

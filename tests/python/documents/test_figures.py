@@ -55,6 +55,8 @@ SAID = (
         FILES,
         "p99 period error {loops.cpp_us:.0f} µs beside {loops.python_ms:.0f} ms, {loops.ratio:.0f} times",
     ),
+    (README, "V4L2, {emulated.successes} of 50 (`docs/benchmarks/run-emulated-arm-50.json`)"),
+    (FILES, "one packet in a hundred garbled: {emulated.successes} of 50 episodes at {emulated.hz:.1f} Hz"),
     (FILES, "{bus.ours:.2f} times the wire's time, rustypot {bus.rustypot:.2f} in the same run"),
     (FILES, "with the block of all readings {bus.block:.2f}"),
     (FILES, "half an hour on the emulated SO-101, {soak.faults} random faults"),
@@ -119,6 +121,7 @@ def episodes(name: str) -> dict[str, float]:
         "longest_s": max(seconds),
         "p50_ms": calls["p50_ms"],
         "p99_ms": calls["p99_ms"],
+        "hz": run["loop"]["mean_rate_hz"],
     }
 
 
@@ -164,6 +167,7 @@ def figures() -> dict[str, float]:
         "peer": peer(),
         "real": episodes("run-so101-touch-50.json"),
         "simulated": episodes("run-simulated-time-50.json"),
+        "emulated": episodes("run-emulated-arm-50.json"),
         "seams": seams(),
         "loops": loops(),
         "bus": bus(),
