@@ -31,6 +31,8 @@ class _Stalls:
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
         here = Path(__file__).parent
         for item in items:
+            if item.get_closest_marker("flaky") is not None:
+                continue  # it says itself when it is repeated
             if item.path.is_relative_to(here) and item.path.relative_to(here).parts[0] in REAL_TIME:
                 item.add_marker(pytest.mark.flaky(reruns=REPEATS, condition=self._stood_still))
 
