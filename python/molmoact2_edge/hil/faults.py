@@ -167,10 +167,10 @@ class FaultChecks:
             try:
                 self.arm.activate()
                 pose = self.arm.pose()
-                if np.isfinite(pose).all() and self.arm.robot.life_cycle is LifeCycle.ACTIVE:
+                sound = np.isfinite(pose).all() and self.arm.robot.life_cycle is LifeCycle.ACTIVE
+                if sound and not self.arm.warm():
                     self.arm.hold()
-                    if not self.arm.warm():
-                        break
+                    break
             except RobotError:
                 if time.monotonic() > give_up:
                     raise

@@ -13,10 +13,6 @@ from emulators.processes import EmulatorProcess, emulator
 
 from molmoact2_emulators.franka_arm import compose, flange_pose, matrix
 
-# These clients compute a command for each millisecond. One that misses a few where a motion begins makes a reflex, as
-# with a real arm, and no watch can tell so short a stall from a busy moment: here every failure is repeated.
-pytestmark = pytest.mark.flaky(reruns=3)
-
 
 def _needs(module: str) -> pytest.MarkDecorator:
     missing = importlib.util.find_spec(module) is None
@@ -243,6 +239,9 @@ said["end"], said["max"] = state.width, state.max_width
     assert said["max"] == pytest.approx(0.08)
 
 
+# Seen once in a run of all tests: the second motion began with a jump in velocity. Whether franky lost
+# milliseconds of its own then is not known, so only this failure is repeated, and every other one stands.
+@pytest.mark.flaky(reruns=2, only_rerun="joint_motion_generator_velocity_discontinuity")
 @_needs("franky")
 def test_franky_moves_the_arm_and_the_hand_and_recovers(fr3: EmulatorProcess) -> None:
     said = run_client(
